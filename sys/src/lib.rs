@@ -66,6 +66,21 @@ pub async fn readable(descriptor: OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Waits on the runtime until the descriptor has an error, like that of a connection whose other end is gone. Bytes that come
+/// do not wake the task.
+///
+/// # Errors
+/// The descriptor cannot be waited for, as that of a regular file, or the runtime ends.
+#[cfg(feature = "runtime")]
+pub async fn failed(descriptor: OwnedFd) -> io::Result<()> {
+    use tokio::io::{Interest, unix::AsyncFd};
+    // Errors are reported with any interest. With this one, nothing is reported for bytes.
+    // SAFETY: the descriptor is owned by the object that it is registered for, and is not closed or replaced before that is dropped.
+    let watched = unsafe { AsyncFd::register_with_interest(descriptor, Interest::PRIORITY) }?;
+    watched.ready(Interest::ERROR).await?.retain_ready();
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;

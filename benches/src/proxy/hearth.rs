@@ -14,6 +14,7 @@ use hearth_hostd::driver::{DriverConfig, Microvms};
 use hearth_hostd::lifecycle::microvm::Rules;
 use hearth_hostd::metrics::Metrics;
 use hearth_hostd::platform::double::Double;
+use hearth_hostd::proxy::shares::config::EndpointConnections;
 use hearth_hostd::proxy::{Proxy, Settings};
 use hearth_hostd::records;
 use hearth_hostd::store::{Batch, Db, MemoryStore, Store, Table};
@@ -88,6 +89,7 @@ async fn start(app: SocketAddr, tls: Arc<rustls::ServerConfig>) -> Result<Hearth
         wait_limits: WaitLimits { max_waiting: 1000, beyond_hook: LONG, launching: true },
         browser_login: false,
         forwarded_for: true,
+        connections: EndpointConnections::default(),
         idle_connection: LONG,
         limited: false,
         threads: WORKERS,

@@ -178,6 +178,7 @@ impl Config {
             problems.add(key, error.to_string());
         }
         problems.0.extend(self.listen.connections.problems("listen.connections"));
+        problems.0.extend(self.endpoint.connections.problems());
         problems.0.extend(self.aws.connections.problems("aws.connections"));
         if let Err(error) = self.aws.check(!access.keys.is_empty()) {
             problems.add(error.key(), error.to_string());

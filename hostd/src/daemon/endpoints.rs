@@ -66,6 +66,7 @@ impl Endpoints {
             },
             browser_login: endpoint.browser_login,
             forwarded_for: endpoint.forwarded_for,
+            connections: endpoint.connections,
             idle_connection: endpoint.idle_connection(),
             limited: endpoint.limited(service.profile),
             threads: available_parallelism().map_or(1, NonZeroUsize::get),

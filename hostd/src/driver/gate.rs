@@ -149,6 +149,12 @@ impl Gate {
         &self.id
     }
 
+    /// The microVM's account.
+    #[must_use]
+    pub fn account(&self) -> &str {
+        &self.account
+    }
+
     /// The microVM's memory class in MiB.
     #[must_use]
     pub fn memory_mib(&self) -> u32 {

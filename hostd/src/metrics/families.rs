@@ -83,6 +83,7 @@ pub(super) struct Families {
     pub(super) vcpu_seconds: Amounts,
     pub(super) gigabyte_seconds: Amounts,
     pub(super) endpoint_requests: Counts<1>,
+    pub(super) endpoint_refusals: Counts<1>,
     pub(super) endpoint_waits: Durations<1>,
     pub(super) endpoint_connections: Gauge,
 }
@@ -192,6 +193,12 @@ impl Families {
                 r,
                 "endpoint_requests",
                 "Requests to endpoints by what they were answered with",
+                Counts::default(),
+            ),
+            endpoint_refusals: added(
+                r,
+                "endpoint_refusals",
+                "Connections to endpoints that were closed, and requests that were refused, by the limit that was reached",
                 Counts::default(),
             ),
             endpoint_waits: Durations::register(

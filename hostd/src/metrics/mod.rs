@@ -150,6 +150,11 @@ impl Metrics {
         self.families.endpoint_waits.observe([("outcome", outcome.label().into())], took);
     }
 
+    /// Counts what a client of an endpoint did not get, by the name of the limit.
+    pub fn endpoint_refused(&self, limit: &'static str) {
+        self.families.endpoint_refusals.get_or_create(&[("limit", limit.into())]).inc();
+    }
+
     /// Changes the number of clients' connections to endpoints.
     pub fn endpoint_connections(&self, change: i64) {
         self.families.endpoint_connections.inc_by(change);

@@ -35,6 +35,7 @@ fn all() -> Metrics {
     metrics.audit_lines_lost(1);
     metrics.request_panics(2);
     metrics.endpoint_request("2xx");
+    metrics.endpoint_refused("client");
     metrics.endpoint_waited(Outcome::Succeeded, took);
     metrics.endpoint_connections(3);
     metrics.hook(Hook::Run, &HookOutcome::Status(200));
@@ -98,6 +99,7 @@ fn values_are_what_was_told() {
         (format!("hearth_usage_vcpu_seconds_total{account}"), 5.0),
         (format!("hearth_usage_memory_gigabyte_seconds_total{account}"), 20.0),
         ("hearth_endpoint_requests_total{answer=\"2xx\"}".to_owned(), 1.0),
+        ("hearth_endpoint_refusals_total{limit=\"client\"}".to_owned(), 1.0),
         ("hearth_endpoint_wait_seconds_count{outcome=\"succeeded\"}".to_owned(), 1.0),
         ("hearth_endpoint_connections".to_owned(), 3.0),
     ] {

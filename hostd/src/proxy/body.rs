@@ -1,5 +1,5 @@
-//! Bodies of requests and responses between client and app. Nothing is buffered: the next piece of a body is only read
-//! when the receiver can take it.
+//! Bodies of requests and responses between client and app. Nothing is buffered here: the next piece of a body is only read
+//! when the receiver can take it. What HTTP keeps on the way is counted ([`shares::bytes`](super::shares::bytes)).
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -14,6 +14,8 @@ use tokio::time::{Sleep, sleep, sleep_until, timeout};
 
 use super::limiter::Limiter;
 use super::peer::Exchange;
+use super::shares::bytes::{Piece, Room};
+use super::shares::{Seat, Underway};
 use crate::driver::gate::{Gate, Pass};
 use crate::panics::{Caught, Panicked, poisoned};
 
@@ -107,25 +109,28 @@ impl ResponseBody {
 
     /// The body of the app's response. `over` is dropped with it, which ends the exchange.
     #[must_use]
-    pub fn flow(body: Incoming, meter: Meter, over: (Pass, Exchange)) -> Self {
-        Self::Flow(Caught::new(Flow { body, meter, _over: over }))
+    pub(super) fn flow(body: Incoming, meter: Meter, over: (Pass, Exchange, Underway)) -> Self {
+        Self::Flow(Caught::new(Flow { body, meter, turn: None, over }))
     }
 }
 
 impl Body for ResponseBody {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = Broken;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    ) -> Poll<Option<Result<Frame<Piece>, Broken>>> {
         match self.get_mut() {
-            Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(Piece::text(text))))),
             Self::Flow(flow) => {
                 let polled = flow.go_on(|mut flow| {
+                    ready!(flow.poll_turn(context));
                     let Flow { body, meter, .. } = &mut *flow;
-                    meter.poll_frame(context, body)
+                    let frame = ready!(meter.poll_frame(context, body));
+                    let seat = flow.seat();
+                    Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(|data| seat.piece(data)))))
                 });
                 match polled {
                     Some(Poll::Ready(Ok(frame))) => {
@@ -157,12 +162,37 @@ impl Body for ResponseBody {
 }
 
 /// A body from the app.
-#[derive(Debug)]
 pub struct Flow {
     body: Incoming,
     meter: Meter,
+    /// While the client's connection, or its account, holds as many bytes as it may.
+    turn: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// Dropped with the body, which ends the exchange.
-    _over: (Pass, Exchange),
+    over: (Pass, Exchange, Underway),
+}
+
+impl Flow {
+    fn seat(&self) -> &Arc<Seat> {
+        self.over.2.seat()
+    }
+
+    /// Ready when the client's connection may get a further piece.
+    fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.turn.is_none() && !self.seat().may_take() {
+            self.turn = Some(Box::pin(Arc::clone(self.seat()).turn()));
+        }
+        if let Some(turn) = &mut self.turn {
+            ready!(turn.as_mut().poll(context));
+            self.turn = None;
+        }
+        Poll::Ready(())
+    }
+}
+
+impl std::fmt::Debug for Flow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Flow").field("body", &self.body).field("over", &self.over).finish_non_exhaustive()
+    }
 }
 
 /// The body of a request as it is received.
@@ -171,19 +201,28 @@ pub struct Flow {
 /// while and discarded. A client that is still sending would otherwise be told to stop, and not every client reads its
 /// response then (curl 7.88 may take it for a failure).
 #[derive(Debug)]
-pub struct RequestBody(Option<Incoming>);
+pub struct RequestBody {
+    body: Option<Incoming>,
+    /// What is set aside for the body, until all of it has been read.
+    room: Option<Room>,
+}
 
 impl RequestBody {
     /// Wraps the body of a client's request.
     #[must_use]
     pub fn new(body: Incoming) -> Self {
-        Self(Some(body))
+        Self { body: Some(body), room: None }
     }
 
     /// An empty body.
     #[cfg(test)]
     pub(super) fn none() -> Self {
-        Self(None)
+        Self { body: None, room: None }
+    }
+
+    /// Sets room aside for the body until all of it has been read.
+    pub(super) fn keep(&mut self, room: Room) {
+        self.room = Some(room);
     }
 }
 
@@ -192,24 +231,26 @@ impl Body for RequestBody {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
-        match &mut self.0 {
-            Some(body) => Pin::new(body).poll_frame(context),
-            None => Poll::Ready(None),
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(&mut *body).poll_frame(context));
+        if body.is_end_stream() || !matches!(frame, Some(Ok(_))) {
+            self.room = None;
         }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(Body::is_end_stream)
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        if let Some(body) = self.0.take().filter(|body| !body.is_end_stream())
+        if let Some(body) = self.body.take().filter(|body| !body.is_end_stream())
             && let Ok(runtime) = Handle::try_current()
         {
             runtime.spawn(timeout(DRAIN.1, drain(body)));

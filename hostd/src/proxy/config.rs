@@ -7,6 +7,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::shares::config::EndpointConnections;
 use crate::service::Profile;
 use crate::setting::Problem;
 
@@ -44,12 +45,14 @@ pub struct EndpointConfig {
     pub hold_seconds: u64,
     /// How long a suspend waits for requests that are under way, in seconds.
     pub drain_seconds: u64,
-    /// Seconds without a byte after which a connection is closed.
+    /// Seconds without a request after which a connection is closed, and without a byte after which a WebSocket or shell is.
     #[schemars(range(min = 1))]
     pub idle_connection_seconds: u64,
     /// Whether connections, requests per second and bandwidth are limited by memory class; the profile's unless given:
     /// `default` does not, `aws-strict` does.
     pub limits: Option<bool>,
+    /// What connections may take up: `[endpoint.connections]`.
+    pub connections: EndpointConnections,
     /// A certificate from an ACME authority: `[endpoint.acme]`.
     pub acme: Option<AcmeConfig>,
 }
@@ -84,6 +87,7 @@ impl Default for EndpointConfig {
             drain_seconds: 5,
             idle_connection_seconds: 3600,
             limits: None,
+            connections: EndpointConnections::default(),
             acme: None,
         }
     }

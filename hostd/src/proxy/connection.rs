@@ -2,7 +2,7 @@
 //!
 //! A connection has limited time for its handshake and its first request with a valid token. After that it may be idle
 //! for as long as the settings allow. Everything that a client can make this host keep in memory is bounded: headers,
-//! streams, resets, windows.
+//! streams, resets, windows, and answers that it does not read ([`shares`](super::shares)).
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -21,20 +21,18 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::peer::{Open, Peer};
+use super::peer::{Peer, Places};
 use super::request::Requests;
+use super::shares::bytes::WINDOWS;
+use super::shares::config::EndpointConnections;
+use super::socket;
 
-/// Timeout of a TLS handshake.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Flow-control windows of HTTP/2, in bytes, for each stream and each connection: more than is sent during a round trip
-/// around the world.
-const WINDOWS: (u32, u32) = (4 << 20, 16 << 20);
 /// Greatest number of concurrent streams of a connection.
-const STREAMS: u32 = 256;
+const STREAMS: u32 = 128;
 /// Greatest size of headers, in bytes (docs/behaviour.md, "Limits of the endpoint"); tokens alone may have 8,000.
 const HEADERS: u32 = 64 << 10;
-/// Greatest number of bytes of a response that wait for a slow reader, for each stream.
-const SEND_BUFFER: usize = 256 << 10;
+/// Number of bytes of a response from which on HTTP/2 takes no further piece of it, until some are written.
+const SEND_BUFFER: usize = 16 << 10;
 /// Greatest number of resets that a client may send for streams that were not accepted yet (CVE-2023-44487).
 const RESETS: usize = 32;
 /// Interval of keep-alive pings to silent clients of HTTP/2, and timeout of their answers.
@@ -45,6 +43,7 @@ pub(super) struct Connections {
     requests: Arc<Requests>,
     acceptor: TlsAcceptor,
     http: Builder<TokioExecutor>,
+    limits: EndpointConnections,
     /// Time after which a connection without a request is closed.
     idle: Duration,
     /// Becomes true when the daemon shuts down.
@@ -55,22 +54,31 @@ impl Connections {
     pub(super) fn new(
         requests: Requests,
         acceptor: TlsAcceptor,
+        limits: EndpointConnections,
         idle: Duration,
         shutdown: watch::Receiver<bool>,
     ) -> Self {
-        Self { requests: Arc::new(requests), acceptor, http: http(idle), idle, shutdown }
+        Self { requests: Arc::new(requests), acceptor, http: http(idle), limits, idle, shutdown }
     }
 
-    /// Serves a connection until its client disconnects, it is unused for too long, or the daemon shuts down.
-    pub(super) async fn serve(self: Arc<Self>, stream: TcpStream, address: SocketAddr, place: Open) {
-        let _ = stream.set_nodelay(true); // failure only makes responses slower
+    /// Serves a connection until its client disconnects, it is unused for too long, has to make room for others, or the
+    /// daemon shuts down.
+    pub(super) async fn serve(self: Arc<Self>, stream: TcpStream, address: SocketAddr, places: Places) {
+        let Ok(failed) = socket::failed(&stream) else { return };
+        let mut leave = pin!(places.stranger.told_to_leave());
         // The handshake is boxed so that its state is freed afterwards.
-        let Some(stream) = Box::pin(secure(&self.acceptor, stream)).await else { return };
-        let (peer, connection) = self.connect(stream, address, place);
+        let stream = tokio::select! {
+            stream = Box::pin(secure(&self.acceptor, self.limits.handshake(), stream)) => stream,
+            () = leave.as_mut() => None,
+        };
+        let Some(stream) = stream else { return };
+        let (peer, connection) = self.connect(stream, address, places);
         let mut connection = pin!(connection);
         tokio::select! {
             _ = connection.as_mut() => {}
-            () = peer.unused(self.idle) => {}
+            () = peer.unused(self.limits.first_request(), self.idle) => {}
+            () = leave => {}
+            () = failed => {}
             () = shut_down(self.shutdown.clone()) => {
                 connection.as_mut().graceful_shutdown();
                 let _ = connection.await;
@@ -83,10 +91,10 @@ impl Connections {
         &self,
         stream: TlsStream<TcpStream>,
         address: SocketAddr,
-        place: Open,
+        places: Places,
     ) -> (Arc<Peer>, impl GracefulConnection<Error: Send>) {
         let server_name = stream.get_ref().1.server_name().map(str::to_owned);
-        let peer = Arc::new(Peer::new(address, server_name, Some(place)));
+        let peer = Arc::new(Peer::new(address, server_name, Some(places)));
         let (requests, client) = (Arc::clone(&self.requests), Arc::clone(&peer));
         let service = service_fn(move |request| {
             let (requests, client) = (Arc::clone(&requests), Arc::clone(&client));
@@ -98,11 +106,11 @@ impl Connections {
 }
 
 /// Performs the TLS handshake. A client that does not speak TLS gets no explanation.
-async fn secure<S>(acceptor: &TlsAcceptor, stream: S) -> Option<TlsStream<S>>
+async fn secure<S>(acceptor: &TlsAcceptor, longest: Duration, stream: S) -> Option<TlsStream<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    timeout(HANDSHAKE, acceptor.accept(stream)).await.ok()?.ok()
+    timeout(longest, acceptor.accept(stream)).await.ok()?.ok()
 }
 
 /// Settings of HTTP, whichever version TLS has negotiated.
@@ -143,6 +151,8 @@ mod tests {
     use super::super::tests::{DOMAIN, certificate};
     use super::*;
 
+    const HANDSHAKE: Duration = Duration::from_secs(10);
+
     fn acceptor() -> (TlsAcceptor, rustls::RootCertStore) {
         let (roots, config, _) = certificate();
         (TlsAcceptor::from(Arc::new(config)), roots)
@@ -161,7 +171,7 @@ mod tests {
         let (client, server) = duplex(1 << 16);
         let wanted = ServerName::try_from(name.clone()).unwrap();
         let connecting = TlsConnector::from(Arc::new(config)).connect(wanted, client);
-        let (client, server) = tokio::join!(connecting, secure(&acceptor, server));
+        let (client, server) = tokio::join!(connecting, secure(&acceptor, HANDSHAKE, server));
         client.unwrap();
         assert_eq!(server.unwrap().get_ref().1.server_name(), Some(name.as_str()));
     }
@@ -172,14 +182,14 @@ mod tests {
         let begun = Instant::now();
         let (mut client, server) = duplex(1 << 16);
         client.write_all(b"GET / HTTP/1.1\r\nhost: a.example\r\n\r\n").await.unwrap();
-        assert!(secure(&acceptor, server).await.is_none());
+        assert!(secure(&acceptor, HANDSHAKE, server).await.is_none());
         assert_eq!(begun.elapsed(), Duration::ZERO);
         let mut answer = Vec::new();
         client.read_to_end(&mut answer).await.unwrap();
         assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
 
         let (_silent, server) = duplex(1 << 16);
-        assert!(secure(&acceptor, server).await.is_none());
+        assert!(secure(&acceptor, HANDSHAKE, server).await.is_none());
         assert_eq!(begun.elapsed(), HANDSHAKE);
     }
 }

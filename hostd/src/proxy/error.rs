@@ -5,6 +5,7 @@ use hyper::{Response, StatusCode};
 
 use super::body::ResponseBody;
 use super::limiter::LimitReached;
+use super::shares::ShareTaken;
 use crate::driver::gate::GateError;
 use crate::platform::ConnectError;
 
@@ -36,6 +37,9 @@ pub enum ProxyError {
     /// Too many requests are waiting, or a limit of the endpoint is exceeded.
     #[error("")]
     TooMany,
+    /// The microVM or its account has as much under way as it may.
+    #[error(transparent)]
+    Share(#[from] ShareTaken),
     /// The app does not respond.
     #[error("")]
     App,
@@ -55,7 +59,7 @@ impl ProxyError {
             Self::Port(_) | Self::Bad(_) => StatusCode::BAD_REQUEST,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::Unauthenticated | Self::PortDenied | Self::Hook => StatusCode::FORBIDDEN,
-            Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooMany | Self::Share(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::App | Self::Microvm => StatusCode::BAD_GATEWAY,
             Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -67,7 +71,7 @@ impl ProxyError {
         match self {
             Self::Port(_) | Self::Bad(_) | Self::Misdirected => "BAD_REQUEST",
             Self::Unauthenticated | Self::PortDenied | Self::Hook => "UNAUTHORIZED",
-            Self::TooMany => "TOO_MANY_REQUESTS",
+            Self::TooMany | Self::Share(_) => "TOO_MANY_REQUESTS",
             Self::App => "APP_CONNECT_FAILED",
             Self::Microvm => "MICROVM_CONNECT_FAILED",
             Self::Panicked => "INTERNAL_ERROR",
@@ -86,7 +90,7 @@ impl ProxyError {
         if !text.is_empty() {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         }
-        if *self == Self::TooMany {
+        if matches!(self, Self::TooMany | Self::Share(_)) {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response

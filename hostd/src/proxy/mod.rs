@@ -7,7 +7,7 @@
 //! ```
 //!
 //! * [`threads`] – the threads that serve connections; [`connection`] – TLS, HTTP/1.1 and HTTP/2; [`peer`] – the client of
-//!   a connection, and idle timeouts
+//!   a connection, and idle timeouts; [`socket`] – the options of their sockets
 //! * [`request`] – the steps of a request, in the order that their types fix; [`error`] – responses of the endpoint itself
 //! * [`credentials`] – tokens and ports in requests; [`headers`] – headers that are not forwarded; [`hooks`] – requests
 //!   that could call the app's hooks
@@ -16,10 +16,11 @@
 //! * [`tls`] – TLS, and the certificate that is served; [`ca`] – the authority that signs it by default;
 //!   [`acme`] – a certificate from an ACME authority
 //! * [`dns`] – DNS server for the domain
-//! * [`limiter`] – connections, requests and bytes of one endpoint
+//! * [`shares`] – what clients, microVMs and accounts may take at most; [`idle`] – when nothing has passed for a while
+//! * [`limiter`] – connections, requests and bytes of one endpoint, as AWS limits them
 //!
 //! A thread owns its [`connection::Connections`], and these its [`request::Requests`], and these the connections to apps.
-//! Threads share nothing but the microVMs, the tokens, the metrics and the limits.
+//! Threads share nothing but the microVMs, the tokens, the metrics, the limits and the shares.
 // This module computes with values that clients send: arithmetic must not overflow, and indices must not be out of
 // range.
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::string_slice))]
@@ -34,10 +35,13 @@ pub mod dns;
 pub mod error;
 pub mod headers;
 pub mod hooks;
+mod idle;
 pub mod limiter;
 pub mod peer;
 mod request;
+pub mod shares;
 pub mod shell;
+mod socket;
 mod threads;
 pub mod tls;
 mod upstream;
@@ -46,12 +50,15 @@ pub mod websocket;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::driver::Microvms;
 use crate::driver::gate::WaitLimits;
 use crate::metrics::Metrics;
 use crate::tokens::Tokens;
+use shares::Shares;
+use shares::config::EndpointConnections;
 
 /// Settings of endpoints.
 #[derive(Debug, Clone)]
@@ -64,7 +71,9 @@ pub struct Settings {
     pub browser_login: bool,
     /// Whether the app receives the client's address, in `X-Forwarded-For`.
     pub forwarded_for: bool,
-    /// Time after which a connection without a request is closed.
+    /// What connections may take up.
+    pub connections: EndpointConnections,
+    /// Time after which a connection without a request, and a WebSocket or shell without a byte, is closed.
     pub idle_connection: Duration,
     /// Whether the traffic of an endpoint is limited to the share of its memory class.
     pub limited: bool,
@@ -79,12 +88,14 @@ pub struct Proxy {
     tokens: Tokens,
     metrics: Metrics,
     settings: Settings,
+    shares: Arc<Shares>,
 }
 
 impl Proxy {
     /// The endpoints of the microVMs of this host.
     #[must_use]
     pub fn new(microvms: Microvms, tokens: Tokens, metrics: Metrics, settings: Settings) -> Self {
-        Self { microvms, tokens, metrics, settings }
+        let shares = Arc::new(Shares::new(settings.connections));
+        Self { microvms, tokens, metrics, settings, shares }
     }
 }

@@ -10,12 +10,21 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::limiter::{Connection, LimitReached, Limiter};
+use super::shares::unknown::Stranger;
+use super::shares::{Seat, ShareTaken, Shares};
+use crate::driver::gate::Gate;
 use crate::metrics::Metrics;
 use crate::panics::poisoned;
 use crate::tokens::{Claims, Tokens};
 
-/// Time from the handshake to the first request with a valid token.
-const FIRST: Duration = Duration::from_secs(30);
+/// The places of a connection that was accepted.
+#[derive(Debug)]
+pub(super) struct Places {
+    /// Among all connections.
+    pub(super) open: Open,
+    /// Among those of unknown clients, until it has sent a valid token.
+    pub(super) stranger: Stranger,
+}
 
 /// The place of a connection among all connections, which is counted until this is dropped.
 #[derive(Debug)]
@@ -49,7 +58,11 @@ pub struct Peer {
     /// Host name that the connection was opened for (SNI).
     pub server_name: Option<String>,
     authorised: AtomicBool,
-    /// The connection's place in the count of its microVM, once it has sent a valid token.
+    /// The connection's place among those of its microVM and account, once it has sent a valid token.
+    seat: OnceLock<Arc<Seat>>,
+    /// Its place among those of unknown clients until then.
+    stranger: Mutex<Option<Stranger>>,
+    /// The connection's place in the limits of its microVM's memory class.
     counted: OnceLock<Connection>,
     /// The last valid token and its claims. Most connections use a single token.
     token: Mutex<Option<(String, Arc<Claims>)>>,
@@ -62,11 +75,14 @@ pub struct Peer {
 impl Peer {
     /// Creates the state of a new connection.
     #[must_use]
-    pub(super) fn new(address: SocketAddr, server_name: Option<String>, place: Option<Open>) -> Self {
+    pub(super) fn new(address: SocketAddr, server_name: Option<String>, places: Option<Places>) -> Self {
+        let (place, stranger) = places.map(|places| (places.open, places.stranger)).unzip();
         Self {
             address,
             server_name,
             authorised: AtomicBool::new(false),
+            seat: OnceLock::new(),
+            stranger: Mutex::new(stranger),
             counted: OnceLock::new(),
             token: Mutex::default(),
             exchanges: Mutex::new((0, Instant::now())),
@@ -101,10 +117,10 @@ impl Peer {
         (count == 0).then_some(ended)
     }
 
-    /// Returns when the connection should be closed: it has not sent a request with a valid token in time, or had no
-    /// exchange for `idle`.
-    pub(super) async fn unused(&self, idle: Duration) {
-        sleep(FIRST).await;
+    /// Returns when the connection should be closed: it has not sent a request with a valid token in the `first` time, or
+    /// had no exchange for `idle`.
+    pub(super) async fn unused(&self, first: Duration, idle: Duration) {
+        sleep(first).await;
         if !self.is_authorised() {
             return;
         }
@@ -118,17 +134,34 @@ impl Peer {
         }
     }
 
-    /// Whether the client has sent a valid token.
+    /// Whether the client has sent a valid token, and there was a place for its connection.
     pub(super) fn is_authorised(&self) -> bool {
         self.authorised.load(Ordering::Relaxed)
     }
 
-    /// Marks that the client has sent a valid token.
+    /// Marks that the client has sent a valid token, and that there was a place for its connection. It is no unknown
+    /// client any more.
     pub(super) fn authorise(&self) {
-        self.authorised.store(true, Ordering::Relaxed);
+        if !self.is_authorised() && !self.authorised.swap(true, Ordering::Relaxed) {
+            *self.stranger.lock().unwrap_or_else(poisoned) = None;
+        }
     }
 
-    /// Counts the connection among those of its microVM.
+    /// The connection's place among those of its microVM and account.
+    ///
+    /// # Errors
+    /// [`ShareTaken`].
+    pub(super) fn seat(&self, shares: &Shares, gate: &Gate) -> Result<Arc<Seat>, ShareTaken> {
+        if let Some(seat) = self.seat.get().filter(|seat| seat.is_for(gate)) {
+            return Ok(Arc::clone(seat));
+        }
+        let seat = shares.enter(gate)?;
+        // A concurrent request may have taken a place already; the second one ends with its request.
+        let _ = self.seat.set(Arc::clone(&seat));
+        Ok(seat)
+    }
+
+    /// Counts the connection in the limits of its microVM's memory class.
     ///
     /// # Errors
     /// [`LimitReached`].

@@ -27,7 +27,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -35,18 +35,37 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSoc
 
 use super::body::ResponseBody;
 use super::error::ProxyError;
+use super::idle::Idle;
 use super::peer::Peer;
+use super::shares::Underway;
 use super::{credentials, websocket};
 use crate::driver::gate::{Gate, Pass};
 use crate::panics;
 use crate::platform::Guest;
 
-/// Interval of pings to a client while the terminal has no output.
+/// Longest interval of pings to a client.
 const PING: Duration = Duration::from_secs(30);
+/// Number of pings that a client may leave unanswered.
+const PINGS: u32 = 3;
 /// How long a client with extensions has to send the command, and how long to answer a close frame.
 const FIRST: Duration = Duration::from_secs(2);
 /// Greatest size of a client's message, in bytes.
 const MESSAGE: usize = 1 << 20;
+
+/// How long a shell is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    /// Nothing is typed or shown for so long.
+    pub idle: Duration,
+    /// The client answers no ping for so long.
+    pub gone: Duration,
+}
+
+impl Times {
+    fn ping(self) -> Duration {
+        PING.min(self.gone.checked_div(PINGS).unwrap_or(PING))
+    }
+}
 
 /// A JSON message of the client.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
@@ -87,12 +106,13 @@ fn read(text: &str) -> Text {
 /// Accepts the handshake; the shell starts when the client has received the response.
 ///
 /// # Errors
-/// [`ProxyError::Bad`] if the handshake is invalid.
-pub fn accept<B>(
+/// [`ProxyError::Bad`] if the handshake is invalid, [`ProxyError::Share`] if the account holds as many bytes as it may.
+pub(super) fn accept<B>(
     request: &mut Request<B>,
     pass: Pass,
-    peer: Arc<Peer>,
+    place: (Arc<Peer>, Underway),
     session: &str,
+    times: Times,
 ) -> Result<Response<ResponseBody>, ProxyError> {
     let headers = request.headers();
     let key = headers.get(SEC_WEBSOCKET_KEY).ok_or(ProxyError::Bad("Missing Sec-WebSocket-Key"))?;
@@ -104,11 +124,12 @@ pub fn accept<B>(
     let offered = credentials::protocols(headers).any(|protocol| protocol == credentials::PROTOCOL);
     let query = request.uri().query().unwrap_or_default();
     let extended = query.split('&').any(|pair| pair == "ext=1");
+    let room = place.1.seat().room(MESSAGE)?;
     let client = hyper::upgrade::on(request);
     let session = session.to_owned();
     tokio::spawn(panics::request(async move {
-        let _peer = peer; // the connection counts as long as the shell is open
-        serve(client, pass, session, extended).await;
+        let _kept = (place, room); // the connection counts as long as the shell is open
+        serve(client, pass, session, extended, times).await;
     }));
     let mut response = Response::new(ResponseBody::text(String::new()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -125,31 +146,56 @@ type Sink = SplitSink<Socket, Message>;
 /// The client has disconnected, so that no close frame can be sent.
 struct Disconnected;
 
-async fn serve(client: OnUpgrade, pass: Pass, session: String, extended: bool) {
+async fn serve(client: OnUpgrade, pass: Pass, session: String, extended: bool, times: Times) {
     let Ok(upgraded) = client.await else { return };
     let config = WebSocketConfig::default().max_message_size(Some(MESSAGE)).max_frame_size(Some(MESSAGE));
     let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
     let (mut sink, mut frames) = socket.split();
-    let (gate, guest) = (Arc::clone(pass.gate()), Arc::clone(pass.guest()));
+    let guest = Arc::clone(pass.guest());
+    let traffic = Traffic { gate: Arc::clone(pass.gate()), idle: Idle::new() };
     // From here on, bytes keep the microVM busy, but an open terminal alone does not.
     drop(pass);
-    let Ok(reason) = run((&mut sink, &mut frames), &gate, &guest, session, extended).await else { return };
+    let running = run((&mut sink, &mut frames), &traffic, &guest, (session, extended), times);
+    let reason = tokio::select! {
+        reason = running => reason,
+        () = traffic.idle.over(times.idle) => Ok(IDLE.to_owned()),
+    };
+    let Ok(reason) = reason else { return };
     let code = if reason == EXITED { CloseCode::Normal } else { CloseCode::Error };
-    let _ = sink.send(Message::Close(Some(CloseFrame { code, reason: reason.into() }))).await;
     // The client's own close frame ends the connection; it is awaited for a moment.
-    let _ = timeout(FIRST, async { while frames.next().await.is_some_and(|frame| frame.is_ok()) {} }).await;
+    let _ = timeout(FIRST, async {
+        let _ = sink.send(Message::Close(Some(CloseFrame { code, reason: reason.into() }))).await;
+        while frames.next().await.is_some_and(|frame| frame.is_ok()) {}
+    })
+    .await;
 }
 
 /// The reason of the close frame after a shell that has exited by itself.
 const EXITED: &str = "shell exited";
 
+/// The reason after a shell in which nothing has been typed or shown for too long.
+const IDLE: &str = "nothing typed or shown for endpoint.idle_connection_seconds";
+
+/// What is typed and shown.
+struct Traffic {
+    gate: Arc<Gate>,
+    idle: Idle,
+}
+
+impl Traffic {
+    fn touch(&self) {
+        self.gate.touch();
+        self.idle.touch();
+    }
+}
+
 /// Runs a shell from its first frame to its end, and returns the reason for the close frame.
 async fn run(
     (sink, frames): (&mut Sink, &mut Frames),
-    gate: &Gate,
+    traffic: &Traffic,
     guest: &Arc<dyn Guest>,
-    session: String,
-    extended: bool,
+    (session, extended): (String, bool),
+    times: Times,
 ) -> Result<String, Disconnected> {
     let init = json!({ "type": "session_init", "session_id": session });
     send_message(sink, Message::text(init.to_string())).await?;
@@ -173,15 +219,18 @@ async fn run(
         if let Some(message) = first {
             forward_input(message, &mut stdin).await?;
         }
-        while let Some(Ok(message)) = frames.next().await {
-            gate.touch();
+        // A client that is there answers pings, also while it has nothing to say.
+        while let Ok(Some(Ok(message))) = timeout(times.gone, frames.next()).await {
+            if !matches!(message, Message::Pong(_)) {
+                traffic.touch();
+            }
             forward_input(message, &mut stdin).await?;
         }
         Err::<(), Disconnected>(Disconnected)
     };
     let ended = tokio::select! {
         Err(gone) = input => return Err(gone),
-        ended = forward_output(sink, gate, events) => ended?,
+        ended = forward_output(sink, traffic, events, times) => ended?,
     };
     match ended {
         Ok(code) => {
@@ -203,29 +252,40 @@ async fn send_message(sink: &mut Sink, message: Message) -> Result<(), Disconnec
 /// it.
 async fn forward_output(
     sink: &mut Sink,
-    gate: &Gate,
+    traffic: &Traffic,
     events: Events,
+    times: Times,
 ) -> Result<Result<u32, AgentError>, Disconnected> {
-    // The stream keeps an event that has been read in part when the timeout for a ping expires.
+    // The stream keeps an event that has been read in part when it is time for a ping.
     let events = futures_util::stream::unfold(events, async |mut events| Some((events.next().await, events)));
     let mut events = pin!(events);
+    let mut pings = interval(times.ping());
+    pings.reset(); // the first one is not at once
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        match timeout(PING, events.next()).await {
-            Ok(Some(Ok(Event::Stdout(bytes) | Event::Stderr(bytes)))) => {
-                gate.touch();
+        let event = tokio::select! {
+            event = events.next() => event,
+            _ = pings.tick() => {
+                send_message(sink, Message::Ping(Bytes::new())).await?;
+                continue;
+            }
+        };
+        match event {
+            Some(Ok(Event::Stdout(bytes) | Event::Stderr(bytes))) => {
+                traffic.touch();
                 send_message(sink, Message::binary(bytes)).await?;
             }
-            Ok(Some(Ok(Event::Exited(exit)))) => return Ok(Ok(exit.code)),
-            Ok(Some(Err(error))) => return Ok(Err(error)),
-            Ok(None) => return Err(Disconnected), // the events have ended without an exit status
-            Err(_) => send_message(sink, Message::Ping(Bytes::new())).await?,
+            Some(Ok(Event::Exited(exit))) => return Ok(Ok(exit.code)),
+            Some(Err(error)) => return Ok(Err(error)),
+            None => return Err(Disconnected), // the events have ended without an exit status
         }
     }
 }
 
 /// Forwards a client's message to the terminal.
 async fn forward_input(message: Message, stdin: &mut Stdin) -> Result<(), Disconnected> {
-    let done = match message {
+    // An error says that the command has closed its input. It may still produce output.
+    let _ = match message {
         Message::Binary(bytes) => stdin.write(&bytes).await,
         Message::Text(text) => match read(&text) {
             Text::Message(ClientMessage::Resize { cols, rows }) => {
@@ -237,10 +297,6 @@ async fn forward_input(message: Message, stdin: &mut Stdin) -> Result<(), Discon
         Message::Close(_) => return Err(Disconnected),
         Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(()),
     };
-    // The command may have closed its input and still produce output.
-    if done.is_err() {
-        std::future::pending::<()>().await;
-    }
     Ok(())
 }
 

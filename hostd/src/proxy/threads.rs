@@ -13,20 +13,20 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::Proxy;
 use super::connection::Connections;
-use super::peer::Open;
+use super::peer::{Open, Places};
 use super::request::Requests;
+use super::shares::unknown::Unknown;
+use super::socket;
 use crate::metrics::Metrics;
 use crate::panics;
 
-/// Greatest number of connections.
-const CONNECTIONS: usize = 16_384;
 /// Pause after the system has run out of resources for a connection.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Time that connections have to finish when the daemon shuts down.
@@ -36,7 +36,7 @@ const END: Duration = Duration::from_secs(5);
 struct Accepted {
     stream: std::net::TcpStream,
     address: SocketAddr,
-    open: Open,
+    places: Places,
 }
 
 /// A thread, as the acceptor sees it.
@@ -52,56 +52,87 @@ impl Proxy {
     /// Serves connections until `shutdown` becomes true; open connections have a moment to finish then.
     ///
     /// # Errors
-    /// A thread cannot be started.
+    /// The socket's options cannot be set, or a thread cannot be started.
     pub fn serve(
         &self,
         listener: TcpListener,
         tls: Arc<rustls::ServerConfig>,
         shutdown: watch::Receiver<bool>,
     ) -> io::Result<JoinHandle<()>> {
+        let connections = self.settings.connections;
+        socket::prepare(&listener, connections.keep_alive())?;
         let acceptor = TlsAcceptor::from(tls);
         let limits = Arc::default();
         let threads = (0..self.settings.threads.max(1)).map(|number| {
             let (requests, idle) = (Requests::new(self, &limits), self.settings.idle_connection);
-            start(number, Connections::new(requests, acceptor.clone(), idle, shutdown.clone()))
+            start(number, Connections::new(requests, acceptor.clone(), connections, idle, shutdown.clone()))
         });
         let threads: Vec<Thread> = threads.collect::<io::Result<_>>()?;
-        Ok(tokio::spawn(accept(listener, threads, self.metrics.clone(), shutdown)))
+        let acceptor = Acceptor {
+            places: Arc::new(Semaphore::new(connections.total)),
+            unknown: Unknown::new(connections.per_client),
+            metrics: self.metrics.clone(),
+        };
+        Ok(tokio::spawn(acceptor.run(listener, threads, shutdown)))
     }
 }
 
-/// Accepts connections, and assigns each to the thread with the fewest.
-async fn accept(
-    listener: TcpListener,
-    threads: Vec<Thread>,
+/// Accepts connections, as long as there are places for them.
+struct Acceptor {
+    places: Arc<Semaphore>,
+    unknown: Unknown,
     metrics: Metrics,
-    mut shutdown: watch::Receiver<bool>,
-) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = shutdown.wait_for(|shutdown| *shutdown) => break,
-        };
-        let accepted = accepted.and_then(|(stream, address)| Ok((stream.into_std()?, address)));
-        let (stream, address) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
+}
+
+impl Acceptor {
+    /// Accepts connections, and assigns each to the thread with the fewest.
+    async fn run(self, listener: TcpListener, threads: Vec<Thread>, mut shutdown: watch::Receiver<bool>) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.accept(&listener, &threads) => accepted,
+                _ = shutdown.wait_for(|shutdown| *shutdown) => break,
+            };
+            if let Err(error) = accepted {
                 tracing::warn!(%error, "accepting a connection to an endpoint");
                 sleep(PAUSE).await;
-                continue;
             }
-        };
-        if let Some(thread) = threads.iter().min_by_key(|thread| thread.open.load(Ordering::Relaxed)) {
-            let open = Open::new(&metrics, &thread.open, place);
-            let _ = thread.accepted.send(Accepted { stream, address, open }); // if the thread is ending, the connection is dropped
+        }
+        drop(listener);
+        for Thread { accepted, ended, .. } in threads {
+            drop(accepted);
+            let _ = ended.await; // an error means that it had ended before
         }
     }
-    drop(listener);
-    for Thread { accepted, ended, .. } in threads {
-        drop(accepted);
-        let _ = ended.await; // an error means that it had ended before
+
+    async fn accept(&self, listener: &TcpListener, threads: &[Thread]) -> io::Result<()> {
+        let (stream, address) = listener.accept().await?;
+        let stream = stream.into_std()?;
+        let Some(client) = self.unknown.client(address) else {
+            self.metrics.endpoint_refused("client");
+            return Ok(());
+        };
+        let place = self.place().await;
+        let stranger = self.unknown.enter(client);
+        if let Some(thread) = threads.iter().min_by_key(|thread| thread.open.load(Ordering::Relaxed)) {
+            let places = Places { open: Open::new(&self.metrics, &thread.open, place), stranger };
+            let _ = thread.accepted.send(Accepted { stream, address, places }); // if the thread is ending, the connection is dropped
+        }
+        Ok(())
+    }
+
+    /// A place among all connections. If there is none, the oldest connection of an unknown client makes room.
+    async fn place(&self) -> OwnedSemaphorePermit {
+        loop {
+            if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+                return place;
+            }
+            if self.unknown.make_room() {
+                self.metrics.endpoint_refused("total");
+            }
+            if let Ok(place) = Arc::clone(&self.places).acquire_owned().await {
+                return place;
+            }
+        }
     }
 }
 
@@ -126,7 +157,7 @@ async fn work(connections: Connections, mut assigned: mpsc::UnboundedReceiver<Ac
             next = assigned.recv() => next,
             Some(_) = served.join_next() => continue,
         };
-        let Some(Accepted { stream, address, open }) = next else { break };
+        let Some(Accepted { stream, address, places }) = next else { break };
         let stream = match TcpStream::from_std(stream) {
             Ok(stream) => stream,
             Err(error) => {
@@ -135,7 +166,7 @@ async fn work(connections: Connections, mut assigned: mpsc::UnboundedReceiver<Ac
             }
         };
         // This task also parses what a client sends before it is a complete request, which may panic.
-        served.spawn(panics::request(Arc::clone(&connections).serve(stream, address, open)));
+        served.spawn(panics::request(Arc::clone(&connections).serve(stream, address, places)));
     }
     let _ = timeout(END, async { while served.join_next().await.is_some() {} }).await;
 }

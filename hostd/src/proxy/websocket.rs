@@ -1,6 +1,8 @@
 //! WebSocket connections (RFC 6455): the handshake is forwarded without the platform's subprotocols, and then the
 //! bytes.
 
+use std::time::Duration;
+
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use hyper::upgrade::OnUpgrade;
@@ -10,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::body::Meter;
 use super::credentials::PROTOCOL;
+use super::idle::Idle;
 use crate::panics;
 
 /// Size of the buffer for each direction, in bytes.
@@ -43,10 +46,11 @@ pub fn answer_protocol(headers: &mut HeaderMap, offered: bool) {
     }
 }
 
-/// Forwards bytes between a client and the app until both directions have ended, or one of the peers is gone. `keep` is
-/// dropped then. Each direction has its own meter.
+/// Forwards bytes between a client and the app until both directions have ended, one of the peers is gone, or nothing has
+/// passed for `longest`. `keep` is dropped then. Each direction has its own meter.
 pub fn tunnel(
     meters: [Meter; 2],
+    longest: Duration,
     keep: impl Send + 'static,
     client: OnUpgrade,
     response: &mut Response<Incoming>,
@@ -57,9 +61,14 @@ pub fn tunnel(
         let Ok((client, app)) = tokio::try_join!(client, app) else { return };
         let (client_reads, client_writes) = tokio::io::split(TokioIo::new(client));
         let (app_reads, app_writes) = tokio::io::split(TokioIo::new(app));
-        let up = copy(up, client_reads, app_writes);
-        let down = copy(down, app_reads, client_writes);
-        let _ = tokio::try_join!(up, down);
+        let idle = Idle::new();
+        let up = copy(up, &idle, client_reads, app_writes);
+        let down = copy(down, &idle, app_reads, client_writes);
+        let both = async { tokio::try_join!(up, down) };
+        tokio::select! {
+            _ = both => {}
+            () = idle.over(longest) => {}
+        }
     }));
 }
 
@@ -67,6 +76,7 @@ pub fn tunnel(
 /// sends is read all the same.
 async fn copy(
     mut meter: Meter,
+    idle: &Idle,
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
 ) -> std::io::Result<()> {
@@ -81,6 +91,7 @@ async fn copy(
         {
             return Ok(());
         }
+        idle.touch();
         meter.pass(length).await;
     }
 }

@@ -10,7 +10,7 @@
 mod activity;
 pub mod config;
 mod greeting;
-mod peers;
+pub(crate) mod peers;
 #[cfg(test)]
 pub(crate) mod tests;
 

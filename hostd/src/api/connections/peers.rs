@@ -30,19 +30,19 @@ impl Owner {
 
 /// The connections of each client that has any.
 #[derive(Debug, Clone)]
-pub(super) struct Peers {
+pub(crate) struct Peers {
     most: usize,
     counts: Arc<Mutex<HashMap<Owner, usize>>>,
 }
 
 impl Peers {
     /// `most`: greatest number of connections of one client.
-    pub(super) fn new(most: usize) -> Self {
+    pub(crate) fn new(most: usize) -> Self {
         Self { most, counts: Arc::default() }
     }
 
     /// Counts a connection until the place is dropped; none if its client has too many.
-    pub(super) fn enter(&self, peer: Peer) -> Option<Place> {
+    pub(crate) fn enter(&self, peer: Peer) -> Option<Place> {
         let owner = Owner::of(peer);
         let mut counts = self.counts.lock().unwrap_or_else(poisoned);
         let count = counts.get(&owner).copied().unwrap_or_default();
@@ -56,7 +56,7 @@ impl Peers {
 
 /// A connection that is counted.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     peers: Peers,
     owner: Owner,
 }

@@ -1,6 +1,7 @@
 //! The last step: the app's response.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::{Response, StatusCode};
 
@@ -12,12 +13,19 @@ use super::super::{headers, websocket};
 use super::prepare::{Prepared, Upgrade};
 
 /// Forwards requests to apps, and their responses back.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Forwarding {
     upstreams: Upstreams,
+    /// Time after which a WebSocket without a byte is closed.
+    idle: Duration,
 }
 
 impl Forwarding {
+    /// Forwards requests, and closes WebSockets on which nothing has passed for `idle`.
+    pub(super) fn new(idle: Duration) -> Self {
+        Self { upstreams: Upstreams::default(), idle }
+    }
+
     /// Forwards a request, and returns the app's response for the client.
     ///
     /// # Errors
@@ -27,7 +35,7 @@ impl Forwarding {
         prepared: Prepared<RequestBody>,
         peer: &Arc<Peer>,
     ) -> Result<Response<ResponseBody>, ProxyError> {
-        let Prepared { request, protocol, port, mut pass, limiter, upgrade, .. } = prepared;
+        let Prepared { request, protocol, port, mut pass, limiter, underway, upgrade, .. } = prepared;
         let upstream = self.upstreams.of(pass.gate().id(), pass.guest());
         let sent = upstream.send(pass.gate(), limiter.as_ref(), port, protocol, request);
         let mut response = sent.await?;
@@ -37,7 +45,8 @@ impl Forwarding {
             // A response that switches protocols without a WebSocket handshake is an error of the app.
             let Upgrade { client, offered } = upgrade.ok_or(ProxyError::App)?;
             let meters = [meter, Meter::new(pass.gate(), limiter.as_ref())];
-            websocket::tunnel(meters, Arc::clone(peer), client, &mut response);
+            let keep = (Arc::clone(peer), underway);
+            websocket::tunnel(meters, self.idle, keep, client, &mut response);
             let mut head = response.into_parts().0;
             headers::clean(&mut head.headers);
             websocket::set_upgrade(&mut head.headers);
@@ -46,6 +55,6 @@ impl Forwarding {
         }
         let (mut head, body) = response.into_parts();
         headers::clean(&mut head.headers);
-        Ok(Response::from_parts(head, ResponseBody::flow(body, meter, (pass, peer.exchange()))))
+        Ok(Response::from_parts(head, ResponseBody::flow(body, meter, (pass, peer.exchange(), underway))))
     }
 }

@@ -15,7 +15,7 @@
 //!   learns whether a microVM exists
 //! * [`port`] – a port, or a shell, that the token allows
 //! * [`microvm`] – the microVM's gate, and no call of its hooks
-//! * [`limits`] – the endpoint's limits of connections and requests
+//! * [`limits`] – what the microVM and its account may take at most
 //! * [`wake`] – a microVM that runs: it is resumed, and requests wait for it
 //! * [`prepare`] – the request without hop-by-hop headers and credentials
 //! * [`forward`] – the app's response
@@ -34,9 +34,9 @@ mod wake;
 
 use std::sync::Arc;
 
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::HeaderValue;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode, Version};
 use uuid::Uuid;
 
 use self::forward::Forwarding;
@@ -52,6 +52,8 @@ use super::error::ProxyError;
 use super::headers::REQUEST_ID;
 use super::limiter::Limits;
 use super::peer::Peer;
+use super::shares::Underway;
+use super::shares::bytes::WINDOWS;
 use super::{Proxy, shell};
 use crate::metrics::Metrics;
 use crate::panics;
@@ -70,25 +72,27 @@ pub(super) struct Requests {
     preparation: Preparation,
     /// The connections to apps, which belong to this thread alone.
     forwarding: Forwarding,
+    shells: shell::Times,
 }
 
 impl Requests {
     /// The steps according to the proxy's settings. All threads share `limits`.
     pub(super) fn new(proxy: &Proxy, limits: &Arc<Limits>) -> Self {
-        let Proxy { microvms, tokens, metrics, settings } = proxy;
+        let Proxy { microvms, tokens, metrics, settings, shares } = proxy;
         Self {
             metrics: metrics.clone(),
             hosts: Hosts::below(&settings.domain),
             login: settings.browser_login.then(|| Login::new(tokens.clone())),
             authentication: Authentication::new(tokens.clone(), settings.browser_login),
             finder: Finder::new(microvms.clone()),
-            admission: Admission::new(settings.limited.then(|| Arc::clone(limits))),
+            admission: Admission::new(Arc::clone(shares), settings.limited.then(|| Arc::clone(limits))),
             wake: Wake::new(microvms.clone(), settings.wait_limits, metrics.clone()),
             preparation: Preparation {
                 cookies: settings.browser_login,
                 forwarded_for: settings.forwarded_for,
             },
-            forwarding: Forwarding::default(),
+            forwarding: Forwarding::new(settings.idle_connection),
+            shells: shell::Times { idle: settings.idle_connection, gone: settings.connections.keep_alive() },
         }
     }
 
@@ -108,6 +112,9 @@ impl Requests {
             }
             Err(error) => {
                 self.metrics.endpoint_request(error.code());
+                if let ProxyError::Share(taken) = error {
+                    self.metrics.endpoint_refused(taken.limit());
+                }
                 error.response()
             }
         };
@@ -129,17 +136,31 @@ impl Requests {
             return Ok(response);
         }
         let authenticated = self.authentication.authenticate(host, peer, &request)?;
-        let authorised = port::authorise(authenticated, peer)?;
+        let authorised = port::authorise(authenticated)?;
         let found = self.finder.find(authorised, &request)?;
         let admitted = self.admission.admit(found, peer)?;
+        set_aside(&admitted.underway, &mut request)?;
         match self.wake.enter(admitted).await? {
-            Awake::Shell(pass) => shell::accept(&mut request, pass, Arc::clone(peer), id),
+            Awake::Shell(pass, underway) => {
+                shell::accept(&mut request, pass, (Arc::clone(peer), underway), id, self.shells)
+            }
             Awake::App(entered) => {
                 let prepared = self.preparation.prepare(entered, peer, id, request)?;
                 self.forwarding.forward(prepared, peer).await
             }
         }
     }
+}
+
+/// Sets aside what a client may send of a body before the app takes it. HTTP/1.1 keeps a few KiB only.
+fn set_aside(underway: &Underway, request: &mut Request<RequestBody>) -> Result<(), ProxyError> {
+    if request.version() == Version::HTTP_2 && !request.body().is_end_stream() {
+        let size = request.body().size_hint().upper().and_then(|size| usize::try_from(size).ok());
+        let window = usize::try_from(WINDOWS.0).unwrap_or(usize::MAX);
+        let room = underway.seat().room(size.map_or(window, |size| size.min(window)))?;
+        request.body_mut().keep(room);
+    }
+    Ok(())
 }
 
 /// The class of a status code, for metrics.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::super::error::ProxyError;
-use super::super::peer::Peer;
 use super::host::Host;
 use super::token::Authenticated;
 use crate::tokens::{Claims, Kind};
@@ -34,11 +33,11 @@ pub(super) struct Authorised {
 #[derive(Debug)]
 struct Checked;
 
-/// Checks that a token allows what its request is for. From then on, the client's connection may be idle.
+/// Checks that a token allows what its request is for.
 ///
 /// # Errors
 /// [`ProxyError::Port`] if there is no such port, [`ProxyError::PortDenied`] if the token does not allow it.
-pub(super) fn authorise(request: Authenticated, peer: &Peer) -> Result<Authorised, ProxyError> {
+pub(super) fn authorise(request: Authenticated) -> Result<Authorised, ProxyError> {
     let Authenticated { host, claims, credentials, websocket, .. } = request;
     let to = match claims.kind {
         Kind::Http => {
@@ -52,7 +51,6 @@ pub(super) fn authorise(request: Authenticated, peer: &Peer) -> Result<Authorise
         // A shell supports nothing but WebSocket.
         Kind::Shell => return Err(ProxyError::App),
     };
-    peer.authorise();
     Ok(Authorised { host, claims, to, _checked: Checked })
 }
 
@@ -78,19 +76,8 @@ mod tests {
         ] {
             let request = steps.request(&[&headers[..], &[("x-aws-proxy-auth", token)]].concat());
             let authenticated = steps.authenticated(&request).unwrap();
-            let found = authorise(authenticated, &steps.peer).map(|authorised| authorised.to);
+            let found = authorise(authenticated).map(|authorised| authorised.to);
             assert_eq!(found, expected, "{headers:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn only_what_is_allowed_authorises_the_connection() {
-        let steps = Steps::new().await;
-        for (port, authorised) in [("80", false), ("8080", true)] {
-            let token = steps.host.token();
-            let request = steps.request(&[("x-aws-proxy-auth", &token), ("x-aws-proxy-port", port)]);
-            let _ = authorise(steps.authenticated(&request).unwrap(), &steps.peer);
-            assert_eq!(steps.peer.is_authorised(), authorised, "{port}");
         }
     }
 }

@@ -11,6 +11,7 @@ use super::super::error::ProxyError;
 use super::super::headers::{self, REQUEST_ID};
 use super::super::limiter::Limiter;
 use super::super::peer::Peer;
+use super::super::shares::Underway;
 use super::super::upstream::Protocol;
 use super::super::{credentials, websocket};
 use super::host::Host;
@@ -30,6 +31,7 @@ pub(super) struct Prepared<B> {
     pub(super) port: u16,
     pub(super) pass: Pass,
     pub(super) limiter: Option<Arc<Limiter>>,
+    pub(super) underway: Underway,
     /// The client's side of a WebSocket.
     pub(super) upgrade: Option<Upgrade>,
     _checked: Checked,
@@ -67,7 +69,7 @@ impl Preparation {
         id: &str,
         mut request: Request<B>,
     ) -> Result<Prepared<B>, ProxyError> {
-        let Entered { host, pass, limiter, port, websocket, .. } = entered;
+        let Entered { host, pass, limiter, underway, port, websocket, .. } = entered;
         let upgrade = websocket.then(|| {
             let offered = credentials::protocols(request.headers()).any(|one| one == credentials::PROTOCOL);
             Upgrade { client: hyper::upgrade::on(&mut request), offered }
@@ -88,7 +90,7 @@ impl Preparation {
             }
         }
         let request = Request::from_parts(head, body);
-        Ok(Prepared { request, protocol, port, pass, limiter, upgrade, _checked: Checked })
+        Ok(Prepared { request, protocol, port, pass, limiter, underway, upgrade, _checked: Checked })
     }
 
     /// Changes the headers to what the app receives.

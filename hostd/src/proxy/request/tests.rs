@@ -85,7 +85,7 @@ impl Steps {
     }
 
     pub(super) fn found(&self, request: &Request<()>) -> Result<Found, ProxyError> {
-        let authorised = port::authorise(self.authenticated(request)?, &self.peer)?;
+        let authorised = port::authorise(self.authenticated(request)?)?;
         self.requests.finder.find(authorised, request)
     }
 
@@ -97,7 +97,7 @@ impl Steps {
     pub(super) async fn entered(&self, request: &Request<()>) -> Entered {
         match self.awake(request).await.unwrap() {
             Awake::App(entered) => entered,
-            Awake::Shell(_) => panic!("it is for a shell"),
+            Awake::Shell(..) => panic!("it is for a shell"),
         }
     }
 }

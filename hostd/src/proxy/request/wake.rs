@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::super::error::ProxyError;
 use super::super::limiter::Limiter;
+use super::super::shares::Underway;
 use super::host::Host;
 use super::limits::Admitted;
 use super::port::Target;
@@ -21,7 +22,7 @@ pub(super) enum Awake {
     /// It is for the app.
     App(Entered),
     /// It is for a shell.
-    Shell(Pass),
+    Shell(Pass, Underway),
 }
 
 /// A request to an app that runs.
@@ -30,6 +31,7 @@ pub(super) struct Entered {
     pub(super) host: Host,
     pub(super) pass: Pass,
     pub(super) limiter: Option<Arc<Limiter>>,
+    pub(super) underway: Underway,
     /// Port of the app.
     pub(super) port: u16,
     /// Whether the request is a WebSocket handshake.
@@ -59,7 +61,7 @@ impl Wake {
     /// # Errors
     /// [`ProxyError::Microvm`] if the microVM does not become ready, [`ProxyError::TooMany`] if too many wait for it.
     pub(super) async fn enter(&self, admitted: Admitted) -> Result<Awake, ProxyError> {
-        let Admitted { host, to, gate, limiter, .. } = admitted;
+        let Admitted { host, to, gate, limiter, underway, .. } = admitted;
         let begun = Instant::now();
         let result = self.microvms.enter(&gate, self.wait_limits).await;
         let took = begun.elapsed();
@@ -73,9 +75,9 @@ impl Wake {
         })?;
         Ok(match to {
             Target::App { port, websocket } => {
-                Awake::App(Entered { host, pass, limiter, port, websocket, _checked: Checked })
+                Awake::App(Entered { host, pass, limiter, underway, port, websocket, _checked: Checked })
             }
-            Target::Shell => Awake::Shell(pass),
+            Target::Shell => Awake::Shell(pass, underway),
         })
     }
 }
@@ -99,7 +101,7 @@ mod tests {
         assert_eq!(steps.host.state(), MicrovmState::Running);
         let shell = steps.mint(|grant| (grant.kind, grant.ports) = (Kind::Shell, Vec::new()));
         let request = steps.request(&[&HANDSHAKE[..], &[("x-aws-proxy-auth", &shell)]].concat());
-        assert!(matches!(steps.awake(&request).await, Ok(Awake::Shell(_))));
+        assert!(matches!(steps.awake(&request).await, Ok(Awake::Shell(..))));
     }
 
     #[tokio::test]

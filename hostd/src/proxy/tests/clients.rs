@@ -17,7 +17,11 @@ struct Stand {
 
 impl Stand {
     async fn new() -> Self {
-        let host = Host::new().await;
+        Self::with(Wish::default()).await
+    }
+
+    async fn with(wish: Wish) -> Self {
+        let host = Host::with(wish).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         host.platform.world().ports.insert(8080, listener.local_addr().unwrap());
         tokio::spawn(hearth_example_counter::serve(listener));
@@ -90,6 +94,26 @@ async fn curl_asks_over_both_versions_of_http_and_is_told_what_is_wrong() {
     // The event stream does not end, so curl exits with the status of a timeout.
     let events = stand.curl_ends(28, "/events", &["--no-buffer", "--max-time", "1", "-H", &auth]).await;
     assert_eq!(events, "data: 7\n\n");
+}
+
+#[tokio::test]
+async fn curl_is_told_that_a_microvm_has_too_many_requests() {
+    let connections = EndpointConnections { requests_per_microvm: 1, ..EndpointConnections::default() };
+    let stand = Stand::with(Wish { connections, ..Wish::default() }).await;
+    let auth = stand.auth();
+    let events = stand.host.http2().await.send(stand.host.get("/events")).await;
+    for version in ["--http1.1", "--http2"] {
+        let status = [version, "-H", &auth, "-w", " %{http_code}"];
+        let told = stand.curl("/", &status).await;
+        assert!(
+            told.contains("endpoint.connections.requests_per_microvm") && told.ends_with(" 429"),
+            "{told}"
+        );
+        stand.curl_ends(22, "/", &[version, "-H", &auth, "--fail"]).await;
+    }
+    drop(events);
+    stand.host.when(|host| host.metrics.text().unwrap().contains("hearth_endpoint_connections 0\n")).await;
+    assert_eq!(stand.curl("/", &["-H", &auth]).await, "request 1 of this microVM's life\n");
 }
 
 #[tokio::test]

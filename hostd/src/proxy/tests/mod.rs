@@ -3,7 +3,9 @@
 pub(super) mod app;
 mod clients;
 mod errors;
+mod gone;
 mod hooks;
+mod shares;
 mod shells;
 mod stress;
 mod traffic;
@@ -27,6 +29,8 @@ use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::shares::Shares;
+use super::shares::config::EndpointConnections;
 use super::{Proxy, Settings};
 use crate::clock::Clock;
 use crate::driver::context::NoObserver;
@@ -42,7 +46,7 @@ use crate::store::{Batch, Db, MemoryStore, Store, Table};
 use crate::tokens::{Grant, Kind, Tokens};
 use app::App;
 
-const ACCOUNT: &str = "111122223333";
+pub(super) const ACCOUNT: &str = "111122223333";
 const BUILD: &str = "b-1";
 pub(super) const DOMAIN: &str = "microvms.test.localhost";
 /// Port at which the app serves hooks.
@@ -58,11 +62,22 @@ pub(super) struct Wish {
     pub(super) held: usize,
     pub(super) limited: bool,
     pub(super) threads: usize,
+    pub(super) connections: EndpointConnections,
+    pub(super) idle: Duration,
 }
 
 impl Default for Wish {
     fn default() -> Self {
-        Self { auto_resume: true, browser_login: false, held: 100, limited: false, threads: 2 }
+        Self {
+            auto_resume: true,
+            browser_login: false,
+            held: 100,
+            limited: false,
+            threads: 2,
+            connections: EndpointConnections::default(),
+            // Longer than a test can take on a machine under load.
+            idle: Duration::from_secs(3600),
+        }
     }
 }
 
@@ -73,8 +88,8 @@ impl Wish {
             wait_limits: WaitLimits { max_waiting: self.held, beyond_hook: LONG, launching: true },
             browser_login: self.browser_login,
             forwarded_for: true,
-            // Longer than a test can take on a machine under load.
-            idle_connection: Duration::from_secs(3600),
+            connections: self.connections,
+            idle_connection: self.idle,
             limited: self.limited,
             threads: self.threads,
         }
@@ -88,6 +103,7 @@ pub(super) struct Host {
     db: Db,
     pub(super) tokens: Tokens,
     pub(super) metrics: Metrics,
+    shares: Arc<Shares>,
     pub(super) app: App,
     address: SocketAddr,
     roots: rustls::RootCertStore,
@@ -142,15 +158,36 @@ impl Host {
         let settings = wish.settings();
         let metrics = Metrics::new();
         let proxy = Proxy::new(microvms.clone(), tokens.clone(), metrics.clone(), settings);
+        let shares = Arc::clone(&proxy.shares);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (end, ended) = watch::channel(false);
         let (roots, tls, certificate_pem) = certificate();
         proxy.serve(listener, Arc::new(tls), ended).unwrap();
-        let host =
-            Self { platform, microvms, db, tokens, metrics, app, address, roots, certificate_pem, _end: end };
+        let host = Self {
+            platform,
+            microvms,
+            db,
+            tokens,
+            metrics,
+            shares,
+            app,
+            address,
+            roots,
+            certificate_pem,
+            _end: end,
+        };
         host.until(MicrovmState::Running).await;
         host
+    }
+
+    /// Launches another microVM, whose endpoint has this name below the domain; `account`: unless it is the usual one.
+    pub(super) async fn launch(&self, id: &str, name: &str, account: Option<&str>) {
+        let mut record = record(id, true, Clock::system());
+        record.memory_mib = 16;
+        record.account = account.unwrap_or(ACCOUNT).to_owned();
+        record.microvm.as_mut().unwrap().endpoint = format!("{name}.{DOMAIN}");
+        self.microvms.launch(record, Batch::new()).await.unwrap();
     }
 
     pub(super) fn name() -> String {

@@ -8,14 +8,14 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 use super::*;
 
-type Socket = WebSocketStream<TlsStream<TcpStream>>;
+pub(super) type Socket = WebSocketStream<TlsStream<TcpStream>>;
 
 impl Host {
     pub(super) fn shell_token(&self) -> String {
         self.tokens.mint(&Grant { kind: Kind::Shell, ports: Vec::new(), ..Self::grant() }).unwrap()
     }
 
-    async fn shell(&self, path: &str) -> Socket {
+    pub(super) async fn shell(&self, path: &str) -> Socket {
         let protocols = format!("lambda-microvms.authentication.{}, lambda-microvms", self.shell_token());
         let mut request = format!("wss://{}{path}", Self::name()).into_client_request().unwrap();
         request.headers_mut().insert("sec-websocket-protocol", protocols.parse().unwrap());

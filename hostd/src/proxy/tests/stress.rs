@@ -44,10 +44,7 @@ async fn two_thousand_connections_to_twenty_microvms_are_served_and_kept() {
     const CONNECTIONS: usize = 2000;
     let host = Arc::new(Host::new().await);
     for number in 2..=MICROVMS {
-        let mut record = record(&format!("microvm-{number}"), true, Clock::system());
-        record.memory_mib = 16;
-        record.microvm.as_mut().unwrap().endpoint = name(number);
-        host.microvms.launch(record, Batch::new()).await.unwrap();
+        host.launch(&format!("microvm-{number}"), &format!("vm-{number}"), None).await;
     }
     let mut opening = JoinSet::new();
     let mut open = Vec::new();

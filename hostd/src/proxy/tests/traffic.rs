@@ -1,5 +1,7 @@
 //! Tests of requests and responses that are forwarded.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use futures_util::{SinkExt as _, StreamExt as _, stream};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
@@ -90,6 +92,32 @@ async fn an_answer_that_comes_before_the_request_has_been_read_reaches_the_clien
     assert_eq!((response.status().as_u16(), text(response).await.as_str()), (413, "too large"));
     let response = host.http1().await.send(host.request("POST", "/early", endless())).await;
     assert_eq!((response.status().as_u16(), text(response).await.as_str()), (413, "too large"));
+}
+
+#[tokio::test]
+async fn what_a_client_sends_on_after_its_answer_is_read() {
+    /// More than the windows of HTTP/2 and the buffers of sockets, and less than is read for nothing.
+    const SIZE: usize = 7 << 20;
+    const PIECE: &[u8] = &[7; 1 << 14];
+    let host = Host::new().await;
+    for http2 in [true, false] {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&sent);
+        let pieces = stream::iter(0..SIZE / PIECE.len()).map(move |_| {
+            counted.fetch_add(PIECE.len(), Ordering::SeqCst);
+            Ok(Frame::data(Bytes::from_static(PIECE)))
+        });
+        let request = host.request("POST", "/early", BoxBody::new(StreamBody::new(pieces)));
+        let response = match http2 {
+            true => host.http2().await.send(request).await,
+            false => host.http1().await.send(request).await,
+        };
+        assert_eq!((response.status().as_u16(), text(response).await.as_str()), (413, "too large"));
+        let all = host.when(|_| sent.load(Ordering::SeqCst) == SIZE);
+        if tokio::time::timeout(LONG / 2, all).await.is_err() {
+            panic!("{} of {SIZE} bytes, http2: {http2}", sent.load(Ordering::SeqCst));
+        }
+    }
 }
 
 #[tokio::test]

@@ -26,8 +26,14 @@ const KEEP: Duration = Duration::from_secs(4);
 /// Greatest number of idle connections to one port: as many as there may be concurrent requests. With fewer, each
 /// further request would open and close a connection of its own.
 const KEEP_MAX: usize = 1024;
-/// Flow-control windows of HTTP/2 for data from the app, in bytes, for each stream and each connection.
-const WINDOWS: (u32, u32) = (4 << 20, 16 << 20);
+/// Flow-control windows of HTTP/2 for data from the app, in bytes, for each stream and each connection. The one of a
+/// connection is large enough for 256 streams whose clients do not read: they hold up no other.
+const WINDOWS: (u32, u32) = (64 << 10, 16 << 20);
+/// Greatest size of what is read from an app at once, and of what waits for an app that does not read, in bytes. The app's
+/// headers have to fit, too.
+const BUFFER: usize = 64 << 10;
+/// Greatest number of ports of a process of which it is remembered what they speak. A client may name all that there are.
+const PORTS: usize = 64;
 
 /// The connections to all apps.
 #[derive(Debug, Default)]
@@ -55,7 +61,33 @@ impl Upstreams {
 #[derive(Debug)]
 pub(in crate::proxy) struct Upstream {
     guest: Weak<dyn Guest>,
-    ports: Mutex<HashMap<u16, Arc<Port>>>,
+    ports: Mutex<Ports>,
+}
+
+/// The ports that were used last.
+#[derive(Debug, Default)]
+struct Ports {
+    /// Each port, and when it was used.
+    by_number: HashMap<u16, (Arc<Port>, u64)>,
+    /// Number of uses.
+    uses: u64,
+}
+
+impl Ports {
+    fn get(&mut self, number: u16, new: impl FnOnce() -> Port) -> Arc<Port> {
+        self.uses = self.uses.wrapping_add(1);
+        if let Some((port, used)) = self.by_number.get_mut(&number) {
+            *used = self.uses;
+            return Arc::clone(port);
+        }
+        let oldest = self.by_number.iter().min_by_key(|(_, (_, used))| *used).map(|(number, _)| *number);
+        if let Some(oldest) = oldest.filter(|_| self.by_number.len() >= PORTS) {
+            self.by_number.remove(&oldest); // requests that are under way are answered all the same
+        }
+        let port = Arc::new(new());
+        self.by_number.insert(number, (Arc::clone(&port), self.uses));
+        port
+    }
 }
 
 impl Upstream {
@@ -69,13 +101,13 @@ impl Upstream {
 
     fn port(&self, port: u16) -> Arc<Port> {
         let mut ports = self.ports.lock().unwrap_or_else(poisoned);
-        Arc::clone(ports.entry(port).or_insert_with(|| Arc::new(Port::new(&self.guest, port))))
+        ports.get(port, || Port::new(&self.guest, port))
     }
 
     /// What a port is known to speak.
     #[cfg(test)]
     pub(super) fn known_scheme(&self, port: u16) -> Option<super::scheme::PortScheme> {
-        self.ports.lock().unwrap().get(&port).and_then(|port| port.known.get())
+        self.ports.lock().unwrap().by_number.get(&port).and_then(|(port, _)| port.known.get())
     }
 
     /// Sends a request to a port of the app. Target and headers are already those that the app is to receive.
@@ -101,10 +133,10 @@ impl Upstream {
             None => send_first(client, &connections.dial, &connections.known, &meter, request).await,
         };
         response.map_err(|error| {
+            // Another app may listen at this port next, which speaks something else, or none.
+            connections.known.set(None);
             if error.is_connect() {
-                // Another app may listen at this port next, or none.
-                connections.known.set(None);
-                self.ports.lock().unwrap_or_else(poisoned).remove(&port);
+                self.ports.lock().unwrap_or_else(poisoned).by_number.remove(&port);
             }
             tracing::debug!(
                 microvm = gate.id(),
@@ -150,6 +182,8 @@ impl Port {
             .pool_idle_timeout(KEEP)
             .pool_max_idle_per_host(KEEP_MAX)
             .set_host(false)
+            .http1_max_buf_size(BUFFER)
+            .http2_max_send_buf_size(BUFFER)
             .http2_initial_stream_window_size(WINDOWS.0)
             .http2_initial_connection_window_size(WINDOWS.1);
         let http1 = builder.build(dial(Protocol::Http1));
@@ -168,7 +202,8 @@ impl Port {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{PLAIN, World};
+    use super::super::scheme::PortScheme;
+    use super::super::tests::{PLAIN, TLS, World};
     use super::*;
 
     #[tokio::test]
@@ -189,6 +224,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_ports_that_were_used_last_are_known() {
+        let world = World::new().await;
+        let upstream = Upstreams::default().of("microvm-1", &world.guest().await);
+        let used = upstream.port(PLAIN);
+        for number in 10_000..10_000 + 3 * u16::try_from(PORTS).unwrap() {
+            let port = upstream.port(number);
+            assert!(Arc::ptr_eq(&port, &upstream.port(number)));
+            assert!(Arc::ptr_eq(&used, &upstream.port(PLAIN)), "it is used again and again");
+        }
+        assert_eq!(upstream.ports.lock().unwrap().by_number.len(), PORTS);
+        assert_eq!(upstream.known_scheme(10_000), None);
+    }
+
+    #[tokio::test]
+    async fn a_port_that_does_not_speak_what_it_spoke_is_found_out_anew() {
+        let world = World::new().await;
+        let upstream = Upstreams::default().of("microvm-1", &world.guest().await);
+        // An app without TLS was at the port before.
+        upstream.port(TLS).known.set(Some(PortScheme::Plain));
+        assert_eq!(world.get(&upstream, TLS, Protocol::Http1).await.unwrap_err(), ProxyError::App);
+        assert_eq!(world.get(&upstream, TLS, Protocol::Http1).await.unwrap(), 200);
+        assert_eq!(upstream.known_scheme(TLS), Some(PortScheme::Tls));
+    }
+
+    #[tokio::test]
     async fn connections_are_used_again_and_a_port_that_refuses_is_forgotten() {
         let world = World::new().await;
         let upstream = Upstreams::default().of("microvm-1", &world.guest().await);
@@ -197,6 +257,6 @@ mod tests {
         }
         assert_eq!(world.connections(PLAIN), 1);
         assert_eq!(world.get(&upstream, 1, Protocol::Http1).await.unwrap_err(), ProxyError::App);
-        assert!(!upstream.ports.lock().unwrap().contains_key(&1));
+        assert!(!upstream.ports.lock().unwrap().by_number.contains_key(&1));
     }
 }
