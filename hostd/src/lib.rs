@@ -46,7 +46,7 @@
 //! The gate ([`driver::gate`]) is what a microVM's task and its endpoint share: the task says whether exchanges may pass
 //! (`watch`), exchanges count themselves and say when there are fewer (`Notify`).
 //!
-//! Calls that watch changes subscribe to [`events`] (`broadcast`) or follow a group of [`logs`] (`Notify`). A subscriber
+//! Calls that watch changes follow the [`events`] of their account (`watch`) or a group of [`logs`] (`Notify`). A follower
 //! that is too slow misses events, and delays no other task.
 //!
 //! Work that blocks – files, monitors, networks – runs on the runtime's threads for that, and its task waits for it.

@@ -21,7 +21,7 @@ use crate::store::{Batch, MemoryStore, Table};
 #[tokio::test]
 async fn an_image_is_creating_when_it_is_answered_and_created_when_it_is_built() {
     let (daemon, builder) = Daemon::new(settings());
-    let mut events = daemon.events.subscribe();
+    let mut events = daemon.events.follow(ACCOUNT);
     let image = daemon.create("demo", "ok").await;
     assert_eq!(
         (image.record.state(), image.version_state(1)),
@@ -39,8 +39,7 @@ async fn an_image_is_creating_when_it_is_answered_and_created_when_it_is_built()
     let line = ("/aws/lambda-microvms/demo".to_owned(), "Step 1/1 : FROM scratch".to_owned());
     assert_eq!(*builder.lines.lock().unwrap(), [line]);
     let mut seen = Vec::new();
-    while let Ok((account, event)) = events.try_recv() {
-        assert_eq!(account, ACCOUNT);
+    while let Ok(Some(event)) = events.ready() {
         seen.push(format!("{} {}>{}", event.kind, event.from_state, event.to_state));
     }
     assert_eq!(
@@ -91,15 +90,15 @@ async fn a_name_is_taken_once_and_the_second_is_told() {
 #[tokio::test]
 async fn builds_beyond_the_hosts_limit_wait_pending() {
     let (daemon, builder) = Daemon::new(Settings { concurrent_builds: 1, ..settings() });
-    let mut events = daemon.events.subscribe();
+    let mut events = daemon.events.follow(ACCOUNT);
     daemon.create("one", "wait").await;
-    while events.recv().await.unwrap().1.to_state != "IN_PROGRESS" {}
+    while events.next().await.unwrap().to_state != "IN_PROGRESS" {}
     daemon.create("two", "wait").await;
     assert_eq!(daemon.images.builds_under_way(), 2);
     assert_eq!(daemon.version("two", 1).unwrap().version.unwrap().state(), VersionState::Pending);
     builder.go_on.notify_one();
-    while events.recv().await.unwrap().1.to_state != "SUCCESSFUL" {}
-    while events.recv().await.unwrap().1.to_state != "IN_PROGRESS" {}
+    while events.next().await.unwrap().to_state != "SUCCESSFUL" {}
+    while events.next().await.unwrap().to_state != "IN_PROGRESS" {}
     builder.go_on.notify_one();
     daemon.idle().await;
     assert_eq!(daemon.image("two").unwrap().state(), State::Created);
@@ -263,9 +262,9 @@ async fn a_removal_that_hangs_keeps_no_daemon_from_stopping() {
 async fn a_build_fails_where_files_are_in_its_way_and_leaves_none() {
     let (store, builder) = (Arc::new(MemoryStore::new()), Arc::new(Builder::default()));
     let daemon = Daemon::start(&store, &builder, Faults::none(), settings());
-    let mut events = daemon.events.subscribe();
+    let mut events = daemon.events.follow(ACCOUNT);
     daemon.create("demo", "wait").await;
-    while events.recv().await.unwrap().1.to_state != "IN_PROGRESS" {}
+    while events.next().await.unwrap().to_state != "IN_PROGRESS" {}
     while builder.built.lock().unwrap().is_empty() {
         tokio::task::yield_now().await;
     }
@@ -359,9 +358,9 @@ async fn a_build_is_watched_from_its_beginning_to_its_end() {
 async fn a_killed_build_is_built_again_under_its_number_and_id() {
     let (store, builder) = (Arc::new(MemoryStore::new()), Arc::new(Builder::default()));
     let first = Daemon::start(&store, &builder, Faults::none(), settings());
-    let mut events = first.events.subscribe();
+    let mut events = first.events.follow(ACCOUNT);
     first.create("demo", "wait").await;
-    while events.recv().await.unwrap().1.to_state != "IN_PROGRESS" {}
+    while events.next().await.unwrap().to_state != "IN_PROGRESS" {}
     let mut watch = first.images.watch(ACCOUNT, "demo", None).unwrap().unwrap();
     first.images.stop().await;
     while watch.next().await.is_some() {}
