@@ -18,6 +18,7 @@
 //! * [`store`] – durable state; [`records`] – the store's tables and keys; [`aside`] – what a restored store does not know
 //! * [`proxy`] – endpoints; [`tokens`] – tokens for them; [`certificates`] – certificates that this host makes and reads
 //! * [`logs`], [`metrics`], [`audit`], [`events`] – observability: what the daemon reports to the outside
+//! * [`turns`] – turns by account at what all share: builds, threads that block
 //! * [`daemon`] – puts all parts together; [`panics`] – which part of the daemon a panic terminates
 //! * [`config`] – the configuration file; [`setting`] – what is wrong with a setting; [`clock`] – the time
 //!
@@ -35,7 +36,7 @@
 //! | a microVM | one per microVM that has not ended | [`driver::Microvms`] | requests (`mpsc`, a mailbox), outcomes of its effects, its process's exit, timers | a `oneshot` to the requester; its gate; [`driver::context::MicrovmObserver`] |
 //! | what serves a running guest: exit, output, name queries, credentials | up to 4 per process | [`platform::host`] | streams of the guest's agent; the microVM's phase (`watch`) | its exit (`watch`), lines to [`logs`] |
 //! | stock | one per thing that is being made | [`pool::Stock`] | free places (`Semaphore`); closing (`Notify`) | monitors and networks |
-//! | a change of an image, a build, a deletion | one each | [`builds::Images`] | `stop` (`watch`); builds wait for a place (`Semaphore`) | a `oneshot` to the requester; events for clients that watch a build (`watch`) |
+//! | a change of an image, a build, a deletion | one each | [`builds::Images`] | `stop` (`watch`); builds wait for their turn ([`turns`]) | a `oneshot` to the requester; events for clients that watch a build (`watch`) |
 //! | acceptor of endpoints | 1 | [`proxy::Proxy`] | connections; `shutdown` | connections to the threads (`mpsc`), each to the one with the fewest |
 //! | `endpoint-N`, threads with a runtime each | one per processor | [`proxy::Proxy`] | connections (`mpsc`); `shutdown` | exchanges with apps; to the acceptor a `oneshot`: ended |
 //! | a connection to an endpoint, and its requests, tunnels and shells | one each, on the connection's thread | `endpoint-N` | the client's bytes; the microVM's gate | requests to resume, in the mailbox of the microVM |
@@ -49,7 +50,8 @@
 //! Calls that watch changes follow the [`events`] of their account (`watch`) or a group of [`logs`] (`Notify`). A follower
 //! that is too slow misses events, and delays no other task.
 //!
-//! Work that blocks – files, monitors, networks – runs on the runtime's threads for that, and its task waits for it.
+//! Work that blocks – files, monitors, networks – runs on the runtime's threads for that, and its task waits for it. What
+//! clients can have much of takes [`turns`] at them by account, so that the threads never run out.
 //! What ends when the daemon does, and in which order, is in [`daemon`]; what a panic ends is in [`panics`].
 
 #![forbid(unsafe_code)]
@@ -79,3 +81,4 @@ pub mod service;
 pub mod setting;
 pub mod store;
 pub mod tokens;
+pub mod turns;

@@ -24,6 +24,7 @@ use super::peer::Open;
 use super::request::Requests;
 use crate::metrics::Metrics;
 use crate::panics;
+use crate::turns::BLOCKING_THREADS;
 
 /// Greatest number of connections.
 const CONNECTIONS: usize = 16_384;
@@ -106,7 +107,8 @@ async fn accept(
 }
 
 fn start(number: usize, connections: Connections) -> io::Result<Thread> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let mut runtime = Builder::new_current_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(BLOCKING_THREADS).build()?;
     let (accepted, assigned) = mpsc::unbounded_channel();
     let (over, ended) = oneshot::channel();
     thread::Builder::new().name(format!("endpoint-{number}")).spawn(move || {

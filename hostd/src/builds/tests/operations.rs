@@ -10,6 +10,7 @@ use hearth_proto::store::v1::{ArtifactRecord, ClientTokenRecord};
 
 use super::super::{ImageQuota, ImagesError, Settings};
 use super::double::{ACCOUNT, Builder, Daemon, build_id, config, settings};
+use crate::clock::Clock;
 use crate::clock::timestamp;
 use crate::driver::faults::Faults;
 use crate::lifecycle::image::{Refusal, VersionDeletion};
@@ -256,6 +257,58 @@ async fn a_removal_that_hangs_keeps_no_daemon_from_stopping() {
     daemon.create("other", "ok").await;
     let stopped = tokio::time::timeout(Duration::from_secs(20), daemon.images.stop()).await;
     stopped.expect("the daemon stops");
+}
+
+#[tokio::test]
+async fn an_account_with_many_builds_delays_another_by_what_is_under_way() {
+    const OTHER: &str = "999999999999";
+    let (daemon, builder) = Daemon::new(Settings { concurrent_builds: 1, ..settings() });
+    for name in ["one", "two", "three"] {
+        daemon.create(name, "wait").await;
+    }
+    let other = daemon.images.create(OTHER, "other", [].into(), config("other", "wait"), |_| Batch::new());
+    other.await.unwrap();
+    let mut order = Vec::new();
+    for number in 1..=4 {
+        while builder.built.lock().unwrap().len() < number {
+            tokio::task::yield_now().await;
+        }
+        order.push(builder.built.lock().unwrap()[number - 1].account.to_string());
+        builder.go_on.notify_one();
+    }
+    daemon.idle().await;
+    assert_eq!(order, [ACCOUNT, OTHER, ACCOUNT, ACCOUNT]);
+}
+
+#[tokio::test]
+async fn after_a_restart_builds_continue_in_their_order() {
+    let store = Arc::new(MemoryStore::new());
+    let (first, builder) = Daemon::on(&store, Settings { concurrent_builds: 1, ..settings() });
+    let clock = Clock::system();
+    for name in ["c", "b", "a"] {
+        first.create(name, "wait").await;
+        // Times of records are whole milliseconds.
+        let now = clock.timestamp();
+        while clock.timestamp() == now {
+            tokio::task::yield_now().await;
+        }
+    }
+    while builder.built.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    first.images.stop().await;
+    drop(first);
+    let (second, builder) = Daemon::on(&store, Settings { concurrent_builds: 1, ..settings() });
+    second.images.recover().await.unwrap();
+    while builder.ended.lock().unwrap().len() < 3 {
+        builder.go_on.notify_one();
+        tokio::task::yield_now().await;
+    }
+    second.idle().await;
+    let built: Vec<String> =
+        builder.built.lock().unwrap().iter().map(|build| build.build_id.as_str().to_owned()).collect();
+    let expected = ["c", "b", "a"].map(|name| build_id(&second.version(name, 1).unwrap()));
+    assert_eq!(built, expected);
 }
 
 #[tokio::test]

@@ -43,7 +43,7 @@ impl Handler for proto::WatchEventsRequest {
                 return Some((event, (follower, resource)));
             }
         });
-        Ok(Answers::new(call.service, events))
+        Answers::following(call, events).await
     }
 }
 
@@ -67,7 +67,7 @@ impl Handler for proto::WatchBuildRequest {
             .transpose()?;
         let watch = service.images().watch(&image.account, &image.name, number)?;
         let watch = watch.ok_or_else(|| version.map_or_else(|| ImageError::NotFound(arn()), no_version))?;
-        Ok(Answers::new(service, watch.into_stream().map(Ok)))
+        Answers::following(call, watch.into_stream().map(Ok)).await
     }
 }
 
@@ -114,5 +114,18 @@ mod tests {
         let mut again = watch().await;
         publish("microvm-1");
         assert_eq!(again.next().await.unwrap().unwrap().resource, "microvm-1");
+    }
+    #[tokio::test]
+    async fn an_account_follows_with_a_limited_number_of_calls() {
+        let host = host(Profile::Default).await;
+        let developer = caller(ACCOUNT, [Policy::everything()].into());
+        let watch = || host.service.call_as(&developer, proto::WatchEventsRequest::default());
+        let mut open = Vec::new();
+        for _ in 0..128 {
+            open.push(watch().await.unwrap());
+        }
+        assert_eq!(watch().await.err().unwrap().exception().name, "ThrottlingException");
+        open.pop();
+        watch().await.unwrap();
     }
 }
