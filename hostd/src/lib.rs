@@ -31,6 +31,7 @@
 //! |---|---|---|---|---|
 //! | the daemon | 1 | [`daemon::run`] | SIGTERM, SIGINT | `shutdown`, a `watch` that becomes true |
 //! | commits, a thread | 1 | [`store::Db`] | batches of everybody who changes something, an `mpsc` | to each a `oneshot`: durable, or not; metrics |
+//! | the audit log, a thread | 1 | [`audit::Audit`] | lines of calls and shells, through a bounded queue for each account | a `oneshot`: written; files |
 //! | calls of the API | one per connection and call | [`api::Listeners`] | gRPC; `shutdown` | calls of [`service`] |
 //! | AWS's listener, its connections | 1, and one per connection | [`api::aws`] | HTTP; `shutdown` | calls of [`service`] |
 //! | a microVM | one per microVM that has not ended | [`driver::Microvms`] | requests (`mpsc`, a mailbox), outcomes of its effects, its process's exit, timers | a `oneshot` to the requester; its gate; [`driver::context::MicrovmObserver`] |

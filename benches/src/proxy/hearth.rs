@@ -82,6 +82,7 @@ async fn start(app: SocketAddr, tls: Arc<rustls::ServerConfig>) -> Result<Hearth
         kind: Kind::Http,
         ports: vec![(PORT, PORT)],
         minutes: 60,
+        maker: None,
     })?;
     let settings = Settings {
         domain: DOMAIN.to_owned(),

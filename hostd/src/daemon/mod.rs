@@ -59,7 +59,7 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
     let signalled = signal().await?;
     tracing::info!(signal = signalled, "ending; microVMs go on by themselves");
     let _ = shutdown_sender.send(true); // an error means that no receiver is left
-    serving.closed().await?.stop(workloads).await;
+    serving.closed().await?.stop(workloads, &foundation.audit).await;
     tracing::info!("ended");
     Ok(())
 }

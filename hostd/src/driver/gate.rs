@@ -143,6 +143,12 @@ impl Gate {
         }
     }
 
+    /// Account of the microVM.
+    #[must_use]
+    pub fn account(&self) -> &str {
+        &self.account
+    }
+
     /// Id of the microVM.
     #[must_use]
     pub fn id(&self) -> &str {

@@ -48,6 +48,7 @@ mod tests;
 
 use std::time::Duration;
 
+use crate::audit::shells::ShellAudit;
 use crate::driver::Microvms;
 use crate::driver::gate::WaitLimits;
 use crate::metrics::Metrics;
@@ -79,12 +80,19 @@ pub struct Proxy {
     tokens: Tokens,
     metrics: Metrics,
     settings: Settings,
+    audit: Option<ShellAudit>,
 }
 
 impl Proxy {
     /// The endpoints of the microVMs of this host.
     #[must_use]
     pub fn new(microvms: Microvms, tokens: Tokens, metrics: Metrics, settings: Settings) -> Self {
-        Self { microvms, tokens, metrics, settings }
+        Self { microvms, tokens, metrics, settings, audit: None }
+    }
+
+    /// The same endpoints, whose shells are audited.
+    #[must_use]
+    pub fn with_audit(self, audit: ShellAudit) -> Self {
+        Self { audit: Some(audit), ..self }
     }
 }

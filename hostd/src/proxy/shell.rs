@@ -27,7 +27,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -37,6 +37,7 @@ use super::body::ResponseBody;
 use super::error::ProxyError;
 use super::peer::Peer;
 use super::{credentials, websocket};
+use crate::audit::shells::{Shell, ShellAudit};
 use crate::driver::gate::{Gate, Pass};
 use crate::panics;
 use crate::platform::Guest;
@@ -84,15 +85,57 @@ fn read(text: &str) -> Text {
     }
 }
 
+/// A shell's session.
+pub(super) struct Session {
+    /// The client; the connection counts as long as the shell is open.
+    pub(super) peer: Arc<Peer>,
+    /// Id of the session.
+    pub(super) id: String,
+    /// Who has made the token.
+    pub(super) maker: Option<String>,
+    /// Where shells are audited.
+    pub(super) audit: Option<ShellAudit>,
+}
+
+impl Session {
+    /// Records that the shell opens, and on drop that it has closed.
+    async fn audited<'a>(&'a self, gate: &'a Gate) -> Option<Opened<'a>> {
+        let audit = self.audit.as_ref()?;
+        let shell = Shell {
+            account: gate.account(),
+            microvm: gate.id(),
+            maker: self.maker.as_deref(),
+            source: self.peer.address.ip(),
+            session: &self.id,
+        };
+        audit.opened(&shell).done().await;
+        Some(Opened { audit, shell, begun: Instant::now(), exit: None })
+    }
+}
+
+/// A shell that is open.
+struct Opened<'a> {
+    audit: &'a ShellAudit,
+    shell: Shell<'a>,
+    begun: Instant,
+    /// The status of the program, once it has exited.
+    exit: Option<u32>,
+}
+
+impl Drop for Opened<'_> {
+    fn drop(&mut self) {
+        drop(self.audit.closed(&self.shell, self.begun.elapsed(), self.exit)); // nobody waits for the line
+    }
+}
+
 /// Accepts the handshake; the shell starts when the client has received the response.
 ///
 /// # Errors
 /// [`ProxyError::Bad`] if the handshake is invalid.
-pub fn accept<B>(
+pub(super) fn accept<B>(
     request: &mut Request<B>,
     pass: Pass,
-    peer: Arc<Peer>,
-    session: &str,
+    session: Session,
 ) -> Result<Response<ResponseBody>, ProxyError> {
     let headers = request.headers();
     let key = headers.get(SEC_WEBSOCKET_KEY).ok_or(ProxyError::Bad("Missing Sec-WebSocket-Key"))?;
@@ -105,11 +148,7 @@ pub fn accept<B>(
     let query = request.uri().query().unwrap_or_default();
     let extended = query.split('&').any(|pair| pair == "ext=1");
     let client = hyper::upgrade::on(request);
-    let session = session.to_owned();
-    tokio::spawn(panics::request(async move {
-        let _peer = peer; // the connection counts as long as the shell is open
-        serve(client, pass, session, extended).await;
-    }));
+    tokio::spawn(panics::request(serve(client, pass, session, extended)));
     let mut response = Response::new(ResponseBody::text(String::new()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     websocket::set_upgrade(response.headers_mut());
@@ -125,7 +164,7 @@ type Sink = SplitSink<Socket, Message>;
 /// The client has disconnected, so that no close frame can be sent.
 struct Disconnected;
 
-async fn serve(client: OnUpgrade, pass: Pass, session: String, extended: bool) {
+async fn serve(client: OnUpgrade, pass: Pass, session: Session, extended: bool) {
     let Ok(upgraded) = client.await else { return };
     let config = WebSocketConfig::default().max_message_size(Some(MESSAGE)).max_frame_size(Some(MESSAGE));
     let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
@@ -133,7 +172,13 @@ async fn serve(client: OnUpgrade, pass: Pass, session: String, extended: bool) {
     let (gate, guest) = (Arc::clone(pass.gate()), Arc::clone(pass.guest()));
     // From here on, bytes keep the microVM busy, but an open terminal alone does not.
     drop(pass);
-    let Ok(reason) = run((&mut sink, &mut frames), &gate, &guest, session, extended).await else { return };
+    let mut opened = session.audited(&gate).await;
+    let ended = run((&mut sink, &mut frames), &gate, &guest, &session.id, extended).await;
+    let Ok(Ended { reason, exit }) = ended else { return };
+    if let Some(opened) = &mut opened {
+        opened.exit = exit;
+    }
+    drop(opened);
     let code = if reason == EXITED { CloseCode::Normal } else { CloseCode::Error };
     let _ = sink.send(Message::Close(Some(CloseFrame { code, reason: reason.into() }))).await;
     // The client's own close frame ends the connection; it is awaited for a moment.
@@ -143,14 +188,23 @@ async fn serve(client: OnUpgrade, pass: Pass, session: String, extended: bool) {
 /// The reason of the close frame after a shell that has exited by itself.
 const EXITED: &str = "shell exited";
 
-/// Runs a shell from its first frame to its end, and returns the reason for the close frame.
+/// How a shell has ended.
+struct Ended {
+    /// The reason for the close frame.
+    reason: String,
+    /// The status of the program, if it has exited.
+    exit: Option<u32>,
+}
+
+/// Runs a shell from its first frame to its end.
 async fn run(
     (sink, frames): (&mut Sink, &mut Frames),
     gate: &Gate,
     guest: &Arc<dyn Guest>,
-    session: String,
+    session: &str,
     extended: bool,
-) -> Result<String, Disconnected> {
+) -> Result<Ended, Disconnected> {
+    let failed = |why: String| Ended { reason: short(&why), exit: None };
     let init = json!({ "type": "session_init", "session_id": session });
     send_message(sink, Message::text(init.to_string())).await?;
     // The command may only come in the first frame. If that frame is something else, it is input of the shell and is
@@ -167,7 +221,7 @@ async fn run(
     }
     let (mut stdin, events) = match guest.shell(&command).await {
         Ok(shell) => shell,
-        Err(error) => return Ok(short(&error.to_string())),
+        Err(error) => return Ok(failed(error.to_string())),
     };
     let input = async {
         if let Some(message) = first {
@@ -189,9 +243,9 @@ async fn run(
                 let exit = json!({ "type": "exit", "code": code });
                 send_message(sink, Message::text(exit.to_string())).await?;
             }
-            Ok(EXITED.to_owned())
+            Ok(Ended { reason: EXITED.to_owned(), exit: Some(code) })
         }
-        Err(error) => Ok(short(&error.to_string())),
+        Err(error) => Ok(failed(error.to_string())),
     }
 }
 

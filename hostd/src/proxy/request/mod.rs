@@ -53,8 +53,10 @@ use super::headers::REQUEST_ID;
 use super::limiter::Limits;
 use super::peer::Peer;
 use super::{Proxy, shell};
+use crate::audit::shells::ShellAudit;
 use crate::metrics::Metrics;
 use crate::panics;
+use crate::tokens::Kind;
 
 /// The steps of the requests of one thread.
 #[derive(Debug)]
@@ -70,12 +72,13 @@ pub(super) struct Requests {
     preparation: Preparation,
     /// The connections to apps, which belong to this thread alone.
     forwarding: Forwarding,
+    audit: Option<ShellAudit>,
 }
 
 impl Requests {
     /// The steps according to the proxy's settings. All threads share `limits`.
     pub(super) fn new(proxy: &Proxy, limits: &Arc<Limits>) -> Self {
-        let Proxy { microvms, tokens, metrics, settings } = proxy;
+        let Proxy { microvms, tokens, metrics, settings, audit } = proxy;
         Self {
             metrics: metrics.clone(),
             hosts: Hosts::below(&settings.domain),
@@ -89,6 +92,7 @@ impl Requests {
                 forwarded_for: settings.forwarded_for,
             },
             forwarding: Forwarding::default(),
+            audit: audit.clone(),
         }
     }
 
@@ -129,11 +133,20 @@ impl Requests {
             return Ok(response);
         }
         let authenticated = self.authentication.authenticate(host, peer, &request)?;
+        let shell = (authenticated.claims.kind == Kind::Shell).then(|| Arc::clone(&authenticated.claims));
         let authorised = port::authorise(authenticated, peer)?;
         let found = self.finder.find(authorised, &request)?;
         let admitted = self.admission.admit(found, peer)?;
         match self.wake.enter(admitted).await? {
-            Awake::Shell(pass) => shell::accept(&mut request, pass, Arc::clone(peer), id),
+            Awake::Shell(pass) => {
+                let maker = shell.and_then(|claims| claims.by.clone());
+                let audit = self.audit.clone();
+                shell::accept(
+                    &mut request,
+                    pass,
+                    shell::Session { peer: Arc::clone(peer), id: id.to_owned(), maker, audit },
+                )
+            }
             Awake::App(entered) => {
                 let prepared = self.preparation.prepare(entered, peer, id, request)?;
                 self.forwarding.forward(prepared, peer).await
