@@ -18,6 +18,7 @@
 //! * [`store`] – durable state; [`records`] – the store's tables and keys; [`aside`] – what a restored store does not know
 //! * [`proxy`] – endpoints; [`tokens`] – tokens for them; [`certificates`] – certificates that this host makes and reads
 //! * [`logs`], [`metrics`], [`audit`], [`events`] – observability: what the daemon reports to the outside
+//! * [`turns`] – turns by account at what all share: builds, threads that block
 //! * [`daemon`] – puts all parts together; [`panics`] – which part of the daemon a panic terminates
 //! * [`config`] – the configuration file; [`setting`] – what is wrong with a setting; [`clock`] – the time
 //!
@@ -30,13 +31,14 @@
 //! |---|---|---|---|---|
 //! | the daemon | 1 | [`daemon::run`] | SIGTERM, SIGINT | `shutdown`, a `watch` that becomes true |
 //! | commits, a thread | 1 | [`store::Db`] | batches of everybody who changes something, an `mpsc` | to each a `oneshot`: durable, or not; metrics |
+//! | the audit log, a thread | 1 | [`audit::Audit`] | lines of calls and shells, through a bounded queue for each account | a `oneshot`: written; files |
 //! | calls of the API | one per connection and call | [`api::Listeners`] | gRPC; `shutdown` | calls of [`service`] |
 //! | AWS's listener, its connections | 1, and one per connection | [`api::aws`] | HTTP; `shutdown` | calls of [`service`] |
 //! | a microVM | one per microVM that has not ended | [`driver::Microvms`] | requests (`mpsc`, a mailbox), outcomes of its effects, its process's exit, timers | a `oneshot` to the requester; its gate; [`driver::context::MicrovmObserver`] |
 //! | what serves a running guest: exit, output, name queries, credentials | up to 4 per process | [`platform::host`] | streams of the guest's agent; the microVM's phase (`watch`) | its exit (`watch`), lines to [`logs`] |
 //! | `routes`, a thread | 1 | `hearth_host::network::Networks` | changes of the host's routes | default routes, to the host's packet filter |
 //! | stock | one per thing that is being made | [`pool::Stock`] | free places (`Semaphore`); closing (`Notify`) | monitors and networks |
-//! | a change of an image, a build, a deletion | one each | [`builds::Images`] | `stop` (`watch`); builds wait for a place (`Semaphore`) | a `oneshot` to the requester; events for clients that watch a build (`watch`) |
+//! | a change of an image, a build, a deletion | one each | [`builds::Images`] | `stop` (`watch`); builds wait for their turn ([`turns`]) | a `oneshot` to the requester; events for clients that watch a build (`watch`) |
 //! | acceptor of endpoints | 1 | [`proxy::Proxy`] | connections; `shutdown` | connections to the threads (`mpsc`), each to the one with the fewest |
 //! | `endpoint-N`, threads with a runtime each | one per processor | [`proxy::Proxy`] | connections (`mpsc`); `shutdown` | exchanges with apps; to the acceptor a `oneshot`: ended |
 //! | a connection to an endpoint, and its requests, tunnels and shells | one each, on the connection's thread | `endpoint-N` | the client's bytes; the microVM's gate | requests to resume, in the mailbox of the microVM |
@@ -47,10 +49,11 @@
 //! The gate ([`driver::gate`]) is what a microVM's task and its endpoint share: the task says whether exchanges may pass
 //! (`watch`), exchanges count themselves and say when there are fewer (`Notify`).
 //!
-//! Calls that watch changes subscribe to [`events`] (`broadcast`) or follow a group of [`logs`] (`Notify`). A subscriber
+//! Calls that watch changes follow the [`events`] of their account (`watch`) or a group of [`logs`] (`Notify`). A follower
 //! that is too slow misses events, and delays no other task.
 //!
-//! Work that blocks – files, monitors, networks – runs on the runtime's threads for that, and its task waits for it.
+//! Work that blocks – files, monitors, networks – runs on the runtime's threads for that, and its task waits for it. What
+//! clients can have much of takes [`turns`] at them by account, so that the threads never run out.
 //! What ends when the daemon does, and in which order, is in [`daemon`]; what a panic ends is in [`panics`].
 
 #![forbid(unsafe_code)]
@@ -80,3 +83,4 @@ pub mod service;
 pub mod setting;
 pub mod store;
 pub mod tokens;
+pub mod turns;

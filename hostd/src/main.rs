@@ -14,6 +14,7 @@ use hearth_hostd::config::cli::{ConfigCommand, Init};
 use hearth_hostd::config::{Config, DEFAULT_FILE};
 use hearth_hostd::store::rocks::backup::restore;
 use hearth_hostd::store::rocks::{RocksOptions, RocksStore};
+use hearth_hostd::turns::BLOCKING_THREADS;
 use hearth_hostd::{daemon, panics};
 use tracing_subscriber::EnvFilter;
 
@@ -165,8 +166,9 @@ fn run(config: Config) -> Result<()> {
         }
     }
     let store = RocksStore::open(&folder, &options(&config))?;
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting threads")?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(BLOCKING_THREADS).build();
+    let runtime = runtime.context("starting threads")?;
     let ended = runtime.block_on(daemon::run(config, Arc::new(store)));
     // All that had to be awaited has finished. Threads that are blocked by a monitor do not delay the exit.
     runtime.shutdown_background();

@@ -83,6 +83,7 @@ async fn start(app: SocketAddr, tls: Arc<rustls::ServerConfig>) -> Result<Hearth
         kind: Kind::Http,
         ports: vec![(PORT, PORT)],
         minutes: 60,
+        maker: None,
     })?;
     let settings = Settings {
         domain: DOMAIN.to_owned(),

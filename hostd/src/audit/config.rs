@@ -11,8 +11,8 @@ use crate::setting::Problem;
 pub struct AuditConfig {
     /// Whether calls are audited at all.
     pub enabled: bool,
-    /// Whether running, suspending, resuming and terminating microVMs and making tokens are; CloudTrail does on request
-    /// only.
+    /// Whether running, suspending, resuming and terminating microVMs, making tokens and opening shells are; CloudTrail
+    /// does on request only.
     pub data_events: bool,
     /// Whether calls that change nothing are.
     pub reads: bool,
@@ -22,11 +22,21 @@ pub struct AuditConfig {
     /// Files that are kept; the oldest go.
     #[schemars(range(min = 1, max = 1000))]
     pub max_files: u32,
+    /// Bytes of the lines about refused calls of unknown callers, which are in files of their own; the oldest go.
+    #[schemars(range(min = 1_048_576))]
+    pub max_unknown_bytes: u64,
 }
 
 impl Default for AuditConfig {
     fn default() -> Self {
-        Self { enabled: true, data_events: true, reads: true, max_file_bytes: 64 << 20, max_files: 16 }
+        Self {
+            enabled: true,
+            data_events: true,
+            reads: true,
+            max_file_bytes: 64 << 20,
+            max_files: 16,
+            max_unknown_bytes: 8 << 20,
+        }
     }
 }
 
@@ -41,6 +51,9 @@ impl AuditConfig {
         }
         if !(1..=1000).contains(&self.max_files) {
             return Err(Problem::new("audit.max_files", "write 1 to 1000"));
+        }
+        if self.max_unknown_bytes < 1 << 20 {
+            return Err(Problem::new("audit.max_unknown_bytes", "write at least 1048576"));
         }
         Ok(())
     }

@@ -9,13 +9,15 @@ use time::format_description::well_known::Rfc3339;
 use super::redact::redact;
 
 /// Operations that CloudTrail treats as data events (docs/behaviour.md, "Audit").
-const DATA: [&str; 6] = [
+const DATA: [&str; 8] = [
     "RunMicrovm",
     "TerminateMicrovm",
     "SuspendMicrovm",
     "ResumeMicrovm",
     "CreateMicrovmAuthToken",
     "CreateMicrovmShellAuthToken",
+    "OpenMicrovmShell",
+    "CloseMicrovmShell",
 ];
 /// Greatest size of a line, in bytes. Above it, request and response are omitted, as CloudTrail does with large ones.
 const LONGEST: usize = 256 << 10;
@@ -44,7 +46,7 @@ pub struct Role<'a> {
     pub maker: &'a str,
 }
 
-/// A call that was answered.
+/// A call that was answered, or another event.
 #[derive(Debug, Clone)]
 pub struct AuditEvent<'a> {
     /// The service: `lambda.amazonaws.com` or `sts.amazonaws.com`.
@@ -65,6 +67,8 @@ pub struct AuditEvent<'a> {
     pub request: Value,
     /// The response in the same form; `None` if the call has failed.
     pub response: Option<Value>,
+    /// What is to be known beside request and response; null if there is nothing.
+    pub additional: Value,
     /// Name of the exception, and its message.
     pub error: Option<(&'a str, &'a str)>,
 }
@@ -82,6 +86,9 @@ impl AuditEvent<'_> {
 
     /// The line, with its newline.
     pub(super) fn line(mut self, now: SystemTime, id: &str) -> Vec<u8> {
+        if self.identity.account.is_none() {
+            self.request = Value::Null; // nobody answers for its contents
+        }
         redact(&mut self.request);
         let mut response = self.response.take().filter(|_| !self.is_read_only());
         response.iter_mut().for_each(redact);
@@ -137,6 +144,9 @@ impl AuditEvent<'_> {
         if let (Some((code, message)), Some(line)) = (self.error, line.as_object_mut()) {
             line.insert("errorCode".into(), code.into());
             line.insert("errorMessage".into(), cut(message).into());
+        }
+        if let (false, Some(line)) = (self.additional.is_null(), line.as_object_mut()) {
+            line.insert("additionalEventData".into(), self.additional.clone());
         }
         let mut line = line.to_string().into_bytes();
         line.push(b'\n');

@@ -5,10 +5,11 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// The files of the log: `audit.jsonl`, then `audit.1.jsonl`, `audit.2.jsonl` … from newer to older.
+/// The files of a log: `NAME.jsonl`, then `NAME.1.jsonl`, `NAME.2.jsonl` … from newer to older.
 #[derive(Debug)]
 pub(super) struct RotatedFile {
     folder: PathBuf,
+    name: &'static str,
     max_bytes: u64,
     max_files: u32,
     /// The current file and its size in bytes; `None` after an error.
@@ -16,8 +17,13 @@ pub(super) struct RotatedFile {
 }
 
 impl RotatedFile {
-    pub(super) fn open(folder: &Path, max_bytes: u64, max_files: u32) -> io::Result<Self> {
-        let mut file = Self { folder: folder.to_owned(), max_bytes, max_files, open: None };
+    pub(super) fn open(
+        folder: &Path,
+        name: &'static str,
+        max_bytes: u64,
+        max_files: u32,
+    ) -> io::Result<Self> {
+        let mut file = Self { folder: folder.to_owned(), name, max_bytes, max_files, open: None };
         file.reopen()?;
         Ok(file)
     }
@@ -29,6 +35,7 @@ impl RotatedFile {
             self.open = None; // the file was removed
         }
         if self.open.as_ref().is_some_and(|(_, size)| *size > 0 && size + length > self.max_bytes) {
+            self.sync()?;
             self.open = None;
             self.put_aside().map_err(self.failed("put aside"))?;
         }
@@ -45,6 +52,14 @@ impl RotatedFile {
         }
         *size += length;
         Ok(())
+    }
+
+    /// Makes what was written durable.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        match &self.open {
+            Some((file, _)) => file.sync_data().map_err(self.failed("sync")),
+            None => Ok(()),
+        }
     }
 
     /// Opens the file for writing after its last complete line.
@@ -81,8 +96,8 @@ impl RotatedFile {
 
     fn path(&self, number: u32) -> PathBuf {
         self.folder.join(match number {
-            0 => "audit.jsonl".to_owned(),
-            number => format!("audit.{number}.jsonl"),
+            0 => format!("{}.jsonl", self.name),
+            number => format!("{}.{number}.jsonl", self.name),
         })
     }
 
@@ -127,7 +142,7 @@ mod tests {
     fn full_files_are_put_aside_and_the_oldest_go() {
         let base = tempfile::tempdir().unwrap();
         let folder = base.path().join("a/b");
-        let mut file = RotatedFile::open(&folder, 10, 3).unwrap();
+        let mut file = RotatedFile::open(&folder, "audit", 10, 3).unwrap();
         for line in ["one\n", "two\n", "three\n", "a long line of its own\n", "five\n", "six\n"] {
             file.append(line.as_bytes()).unwrap();
         }
@@ -138,7 +153,7 @@ mod tests {
         ];
         assert_eq!(contents(&folder), expected.map(|(name, text)| (name.to_owned(), text.to_owned())));
 
-        let mut only = RotatedFile::open(&base.path().join("c"), 10, 1).unwrap();
+        let mut only = RotatedFile::open(&base.path().join("c"), "audit", 10, 1).unwrap();
         only.append(b"123456\n").unwrap();
         only.append(b"abcdef\n").unwrap();
         assert_eq!(contents(&base.path().join("c")), [("audit.jsonl".to_owned(), "abcdef\n".to_owned())]);
@@ -154,7 +169,7 @@ mod tests {
             (format!("{}\n", "x".repeat(200_000)), format!("{}\nnext\n", "x".repeat(200_000))),
         ] {
             fs::write(base.path().join("audit.jsonl"), there).unwrap();
-            RotatedFile::open(base.path(), 1 << 20, 3).unwrap().append(b"next\n").unwrap();
+            RotatedFile::open(base.path(), "audit", 1 << 20, 3).unwrap().append(b"next\n").unwrap();
             assert_eq!(fs::read_to_string(base.path().join("audit.jsonl")).unwrap(), expected);
         }
     }
@@ -163,7 +178,7 @@ mod tests {
     fn what_cannot_be_written_is_told_and_writing_goes_on_when_it_can() {
         let base = tempfile::tempdir().unwrap();
         let folder = base.path().join("audit");
-        let mut file = RotatedFile::open(&folder, 1 << 20, 3).unwrap();
+        let mut file = RotatedFile::open(&folder, "audit", 1 << 20, 3).unwrap();
         file.append(b"one\n").unwrap();
         fs::remove_dir_all(&folder).unwrap();
         fs::write(&folder, "a file").unwrap();

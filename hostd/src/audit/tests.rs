@@ -31,28 +31,37 @@ fn call(operation: &'static str) -> AuditEvent<'static> {
         request_id: "4b2a0cc1-0000-4000-8000-000000000000",
         request: json!({"imageIdentifier": "web", "runHookPayload": "the payload"}),
         response: None,
+        additional: Value::Null,
         error: None,
     }
 }
 
-/// The lines that are written for `calls`.
-fn lines(config: AuditConfig, calls: Vec<AuditEvent<'_>>) -> Vec<Value> {
-    let folder = tempfile::tempdir().unwrap();
-    let audit = Audit::open(folder.path(), config, clock()).unwrap();
-    calls.into_iter().for_each(|call| audit.record(call));
-    assert_eq!(audit.lost(), 0);
-    let text = fs::read_to_string(folder.path().join("audit.jsonl")).unwrap();
+/// The lines of a file of the log.
+fn read(folder: &Path, file: &str) -> Vec<Value> {
+    let text = fs::read_to_string(folder.join(file)).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-#[tokio::test(start_paused = true)]
+/// The lines that are written for `calls`.
+async fn lines(config: AuditConfig, calls: Vec<AuditEvent<'_>>) -> Vec<Value> {
+    let folder = tempfile::tempdir().unwrap();
+    let audit = Audit::open(folder.path(), config, clock()).unwrap();
+    for call in calls {
+        audit.record(call).done().await;
+    }
+    audit.flush().await;
+    assert_eq!(audit.lost(), 0);
+    read(folder.path(), "audit.jsonl")
+}
+
+#[tokio::test]
 async fn a_call_has_a_line_with_the_names_of_cloudtrail() {
     let mut run = call("RunMicrovm");
     run.response = Some(json!({
         "microvmId": "microvm-1", "state": "PENDING", "endpoint": "e.example", "imageArn": "arn", "imageVersion": "1.0",
         "maximumDurationInSeconds": 28800, "startedAt": "2026-08-15T18:17:44Z",
     }));
-    let [mut line] = lines(AuditConfig::default(), vec![run]).try_into().unwrap();
+    let [mut line] = lines(AuditConfig::default(), vec![run]).await.try_into().unwrap();
     let id = line.as_object_mut().unwrap().remove("eventID").unwrap();
     assert_eq!(id.as_str().unwrap().split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12]);
     let expected = json!({
@@ -81,7 +90,7 @@ async fn a_call_has_a_line_with_the_names_of_cloudtrail() {
     assert_eq!(line, expected);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn calls_are_told_apart_by_what_they_do_and_how_they_ended() {
     let mut update = call("UpdateMicrovmImage");
     update.response = Some(json!({"imageArn": "arn", "environmentVariables": {"A": "word"}}));
@@ -90,9 +99,8 @@ async fn calls_are_told_apart_by_what_they_do_and_how_they_ended() {
     let mut read = call("GetMicrovm");
     read.response = Some(json!({"microvmId": "microvm-1"}));
     let mut refused = call("ListMicrovms");
-    refused.identity = Identity::default();
     refused.error = Some(("AccessDeniedException", "no"));
-    let lines = lines(AuditConfig::default(), vec![update, token, read, refused]);
+    let lines = lines(AuditConfig::default(), vec![update, token, read, refused]).await;
     let of = |name: &str| lines.iter().map(|line| line[name].clone()).collect::<Vec<_>>();
     assert_eq!(of("eventCategory"), ["Management", "Data", "Management", "Management"]);
     assert_eq!(of("readOnly"), [false, false, true, true]);
@@ -102,11 +110,10 @@ async fn calls_are_told_apart_by_what_they_do_and_how_they_ended() {
         (&lines[3]["errorCode"], &lines[3]["errorMessage"]),
         (&json!("AccessDeniedException"), &json!("no"))
     );
-    assert_eq!(lines[3]["userIdentity"], json!({"type": "Unknown"}));
     assert!(lines[0].get("errorCode").is_none());
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_session_is_audited_with_its_role_and_its_maker_and_without_its_secrets() {
     let mut assume = call("AssumeRole");
     assume.service = "sts.amazonaws.com";
@@ -116,7 +123,7 @@ async fn a_session_is_audited_with_its_role_and_its_maker_and_without_its_secret
     let mut list = call("ListMicrovms");
     let role = Role { arn: "arn:aws:iam::000000000001:role/app", maker: "AKIAEXAMPLE" };
     list.identity = Identity { access_key_id: Some("ASIA"), role: Some(role), ..list.identity };
-    let lines = lines(AuditConfig::default(), vec![assume, list]);
+    let lines = lines(AuditConfig::default(), vec![assume, list]).await;
     assert_eq!(lines[0]["eventSource"], "sts.amazonaws.com");
     let credentials = json!({"accessKeyId": "ASIA", "secretAccessKey": "***", "sessionToken": "***"});
     assert_eq!(lines[0]["responseElements"]["credentials"], credentials);
@@ -126,36 +133,109 @@ async fn a_session_is_audited_with_its_role_and_its_maker_and_without_its_secret
     assert_eq!(user["sessionContext"]["sourceIdentity"], "AKIAEXAMPLE");
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn what_is_not_wanted_is_not_written_and_what_is_too_long_is_shortened() {
     let config = AuditConfig { reads: false, data_events: false, ..AuditConfig::default() };
     let calls = || vec![call("GetMicrovm"), call("RunMicrovm"), call("CreateMicrovmImage")];
-    let written = lines(config, calls());
+    let written = lines(config, calls()).await;
     assert_eq!(written.len(), 1);
     assert_eq!(written[0]["eventName"], "CreateMicrovmImage");
-    assert!(lines(AuditConfig { enabled: false, ..AuditConfig::default() }, calls()).is_empty());
+    assert!(lines(AuditConfig { enabled: false, ..AuditConfig::default() }, calls()).await.is_empty());
 
     let mut long = call("CreateMicrovmImage");
     long.request = json!({"description": "x".repeat(1 << 20)});
     let agent = "y".repeat(5000);
     long.user_agent = Some(&agent);
-    let written = lines(AuditConfig::default(), vec![long]);
+    let written = lines(AuditConfig::default(), vec![long]).await;
     assert_eq!(written[0]["requestParameters"], json!({"omitted": "too large"}));
     assert!(written[0].to_string().len() < 3000);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_line_that_cannot_be_written_is_counted_and_the_call_goes_on() {
     let base = tempfile::tempdir().unwrap();
     let folder = base.path().join("audit");
     let audit = Audit::open(&folder, AuditConfig::default(), clock()).unwrap();
     fs::remove_dir_all(&folder).unwrap();
     fs::write(&folder, "a file").unwrap();
-    audit.record(call("RunMicrovm"));
+    audit.record(call("RunMicrovm")).done().await;
     assert_eq!(audit.lost(), 1);
     fs::remove_file(&folder).unwrap();
-    audit.record(call("RunMicrovm"));
-    assert_eq!((audit.lost(), fs::read_dir(folder).unwrap().count()), (1, 1));
+    audit.record(call("RunMicrovm")).done().await;
+    assert_eq!((audit.lost(), read(&folder, "audit.jsonl").len()), (1, 1));
+}
+
+#[tokio::test]
+async fn unknown_callers_push_no_line_out_and_have_no_contents() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = AuditConfig {
+        max_file_bytes: 1 << 20,
+        max_files: 1,
+        max_unknown_bytes: 1 << 20,
+        ..AuditConfig::default()
+    };
+    let audit = Audit::open(folder.path(), config, clock()).unwrap();
+    audit.record(call("RunMicrovm")).done().await;
+    let agent = "y".repeat(1024);
+    for _ in 0..5000 {
+        let mut refused = call("CreateMicrovmImage");
+        refused.identity = Identity::default();
+        refused.user_agent = Some(&agent);
+        refused.error = Some(("AccessDeniedException", "no"));
+        audit.record(refused).done().await;
+    }
+    audit.flush().await;
+    let known = read(folder.path(), "audit.jsonl");
+    assert_eq!((known.len(), &known[0]["eventName"]), (1, &json!("RunMicrovm")));
+    let unknown = read(folder.path(), "unknown.jsonl");
+    assert_eq!(unknown[0]["userIdentity"], json!({"type": "Unknown"}));
+    assert_eq!(unknown[0]["requestParameters"], Value::Null);
+    assert!(!fs::read_to_string(folder.path().join("unknown.jsonl")).unwrap().contains("the payload"));
+    let sizes = ["unknown.jsonl", "unknown.1.jsonl"]
+        .map(|name| fs::metadata(folder.path().join(name)).map_or(0, |file| file.len()));
+    assert!(sizes.iter().sum::<u64>() <= 1 << 20, "{sizes:?}");
+    assert_eq!((audit.lost(), fs::read_dir(folder.path()).unwrap().count() <= 3), (0, true));
+}
+
+#[tokio::test]
+async fn an_account_whose_queue_is_full_waits_for_room_and_loses_nothing_and_no_other_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let audit = Audit::open(folder.path(), AuditConfig::default(), clock()).unwrap();
+    let agent = "y".repeat(1000);
+    let of = |account: &'static str| {
+        let mut call = call("GetMicrovm");
+        call.identity.account = Some(account);
+        call.user_agent = Some(&agent);
+        call
+    };
+    // Handed over faster than the thread can write: some of these wait for room.
+    let many: Vec<_> = (0..2000).map(|_| audit.record(of("000000000001"))).collect();
+    let other = audit.record(of("000000000002"));
+    assert!(matches!(other.0, Step::Done), "it has room, and reads do not wait");
+    for recorded in many {
+        recorded.done().await;
+    }
+    audit.flush().await;
+    assert_eq!((audit.lost(), read(folder.path(), "audit.jsonl").len()), (0, 2001));
+}
+
+#[tokio::test]
+async fn what_was_answered_is_in_the_file_or_the_daemon_says_that_it_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let audit = Audit::open(folder.path(), AuditConfig::default(), clock()).unwrap();
+    for number in 1..=20 {
+        audit.record(call("TerminateMicrovm")).done().await;
+        // As a daemon that is killed now leaves it: nothing was flushed.
+        assert_eq!(read(folder.path(), "audit.jsonl").len(), number);
+    }
+    // A client that has gone waits for no room: what does not fit is counted.
+    let full: Vec<_> = (0..5000).map(|_| audit.record(call("GetMicrovm"))).collect();
+    let waiting = full.iter().filter(|recorded| matches!(recorded.0, Step::Full { .. })).count();
+    drop(full);
+    audit.flush().await;
+    let written = read(folder.path(), "audit.jsonl").len();
+    assert_eq!(audit.lost(), u64::try_from(waiting).unwrap());
+    assert_eq!(written, 20 + 5000 - waiting);
 }
 
 /// Fields that contain secrets. A new secret field of the API is added here, and the test shows whether it is redacted.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hearth_model::build::ImageBuild;
 use hearth_model::shape::Burst;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::build::{Build, BuildObserver};
 use super::key::{Key, Locks};
@@ -17,6 +17,7 @@ use crate::events::Events;
 use crate::panics::poisoned;
 use crate::platform::Platform;
 use crate::store::Db;
+use crate::turns::{Limits, Turns};
 
 /// Pause before a task retries an operation of the store that failed.
 pub(super) const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -32,7 +33,7 @@ pub struct Settings {
     pub burst: Burst,
     /// The processor's generation: [`super::generation::of_host`].
     pub generation: String,
-    /// Builds that run at a time on this host, at least 1; others wait, PENDING.
+    /// Builds that run at a time on this host, at least 1; others wait, PENDING, and accounts take turns.
     pub concurrent_builds: usize,
     /// Images of an account; unlimited unless given.
     pub max_images: Option<u64>,
@@ -75,8 +76,8 @@ pub(super) struct Context {
     pub(super) locks: Locks,
     /// Held from the check of a quota until the new image or version is stored.
     pub(super) admission: tokio::sync::Mutex<()>,
-    /// Slots for builds that may run at the same time.
-    pub(super) slots: Semaphore,
+    /// Turns at running a build. Who waits is bounded by `max_builds`, and waits for as long as it takes.
+    pub(super) turns: Turns,
     /// The builds that wait or run, by image and version.
     active: Mutex<HashMap<(Key, u32), ActiveBuild>>,
     /// Builds that were stopped after they had begun: with image, version and build id.
@@ -95,8 +96,10 @@ impl Context {
     /// The state of a daemon that has no tasks yet.
     pub(super) fn new(parts: Parts) -> Self {
         let Parts { db, clock, events, platform, build, observer, faults, settings } = parts;
+        let places = settings.concurrent_builds;
+        let limits = Limits { places, per_account: places, waiting: usize::MAX, patience: Duration::MAX };
         Self {
-            slots: Semaphore::new(settings.concurrent_builds.max(1)),
+            turns: Turns::new(limits),
             db,
             clock,
             events,

@@ -1,8 +1,6 @@
 //! The name of an image, and the locks that serialize changes of one.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-
-use tokio::sync::{Mutex, MutexGuard};
+use crate::turns::{Limits, Turn, Turns};
 
 /// Identifies an image.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -11,19 +9,19 @@ pub(super) struct Key {
     pub(super) name: String,
 }
 
-/// Serializes changes: a task that changes an image holds the image's lock. Some images share a lock.
-#[derive(Debug, Default)]
-pub(super) struct Locks([Mutex<()>; 32]);
+/// Serializes changes: a task that changes an image holds the image's lock, for which no other image waits.
+#[derive(Debug)]
+pub(super) struct Locks(Turns);
+
+impl Default for Locks {
+    fn default() -> Self {
+        Self(Turns::new(Limits::ONE_EACH))
+    }
+}
 
 impl Locks {
     /// Waits until no other task changes the image.
-    pub(super) async fn lock(&self, key: &Key) -> Option<MutexGuard<'_, ()>> {
-        let mut hasher = DefaultHasher::new();
-        key.hash(&mut hasher);
-        let number = usize::try_from(hasher.finish() % 32).unwrap_or_default();
-        match self.0.get(number) {
-            Some(lock) => Some(lock.lock().await),
-            None => None,
-        }
+    pub(super) async fn lock(&self, key: &Key) -> Turn {
+        self.0.queue(&format!("{}/{}", key.account, key.name)).await
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  request ─► Images ── one batch per transition ──► store
-//!               │  └─ a task per build: slot ─► Build ─► outcome ─► store
+//!               │  └─ a task per build: turn ─► Build ─► outcome ─► store
 //!               └──── a task per deletion ─► store ─► files
 //! ```
 //!
@@ -22,7 +22,7 @@
 //!
 //! | Found | Action |
 //! |---|---|
-//! | version PENDING or IN_PROGRESS | it is built from the start, under the same number and build id |
+//! | version PENDING or IN_PROGRESS | it is built from the start, under the same number and build id; those that had begun come first, then the oldest |
 //! | version or image DELETING | the deletion is finished |
 //! | retired build that no microVM uses | its files are removed |
 

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use hearth_proto::microvms::v1::{
-    MicrovmImageState as State, microvm_image_version_state::Value as VersionState,
+    MicrovmImageState as State, build_state::Value as BuildState,
+    microvm_image_version_state::Value as VersionState,
 };
 use hearth_proto::store::v1::ImageRecord;
 
 use super::images::Images;
 use super::key::Key;
+use crate::lifecycle::image::Image;
 use crate::store::{CommitError, StoreError, Table};
 
 /// Numbers of what recovery found.
@@ -38,6 +40,7 @@ impl Images {
             Ok(())
         })?;
         let mut recovered = Recovered { images: records.len(), ..Recovered::default() };
+        let mut unbuilt = Vec::new();
         for record in records {
             let key = Key { account: record.account.clone(), name: record.name.clone() };
             match record.state() {
@@ -47,7 +50,6 @@ impl Images {
                 }
                 State::Creating | State::Updating => {
                     let Some(image) = context.image(&key)? else { continue };
-                    context.begin_builds(&key, &image)?;
                     recovered.builds += image.unbuilt().count();
                     for number in image.versions.keys().copied() {
                         if image.version_state(number) == Some(VersionState::Deleting) {
@@ -55,9 +57,14 @@ impl Images {
                             recovered.deletions += 1;
                         }
                     }
+                    unbuilt.push((place(&image), key, image));
                 }
                 _ => {}
             }
+        }
+        unbuilt.sort_by_key(|(place, ..)| *place);
+        for (_, key, image) in &unbuilt {
+            context.begin_builds(key, image)?;
         }
         for record in context.artifact_records()?.into_iter().filter(|record| record.retired) {
             context.spawn(Arc::clone(context).collect(record.build_id));
@@ -72,4 +79,15 @@ impl Images {
         }
         Ok(recovered)
     }
+}
+
+/// Where the unfinished build of an image stands in the order in which builds continue: those that had begun come first,
+/// and then the oldest.
+fn place(image: &Image) -> (bool, i64, i32) {
+    let builds = image.unbuilt().flat_map(|version| &version.builds).filter_map(|build| build.build.as_ref());
+    let places = builds.map(|build| {
+        let created = build.created_at.unwrap_or_default();
+        (build.build_state() != BuildState::InProgress, created.seconds, created.nanos)
+    });
+    places.min().unwrap_or_default()
 }

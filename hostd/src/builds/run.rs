@@ -1,4 +1,4 @@
-//! A build, from its slot to its outcome.
+//! A build, from its turn to its outcome.
 //!
 //! A build that panics aborts the daemon ([`crate::panics`]), and the next daemon begins the build again. To bound
 //! this, each attempt is counted in the build's record before it does anything; a daemon that is shut down undoes the
@@ -29,6 +29,7 @@ use crate::clock::timestamp;
 use crate::lifecycle::image::{Image, Outcome};
 use crate::records;
 use crate::store::{Batch, StoreError, Table};
+use crate::turns::Waiting;
 
 /// How often a build may begin.
 pub(super) const TRIES: u32 = 3;
@@ -86,7 +87,9 @@ impl Context {
                 progress,
                 begun: false,
             };
-            self.spawn(run.run());
+            // The order is that of these calls: the task may begin whenever it likes.
+            let turn = self.turns.queue(&key.account);
+            self.spawn(run.run(turn));
         }
         Ok(())
     }
@@ -95,9 +98,9 @@ impl Context {
 // === impl RunningBuild ===
 
 impl RunningBuild {
-    async fn run(mut self) {
+    async fn run(mut self, turn: Waiting) {
         let images = Arc::clone(&self.images);
-        let Ok(_slot) = images.slots.acquire().await else { return };
+        let _turn = turn.await;
         let now = images.clock.timestamp();
         let id = self.build.build_id.to_string();
         let number = self.number;

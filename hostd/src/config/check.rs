@@ -317,6 +317,7 @@ mod tests {
             ("[aws]\naddress = \"0.0.0.0:7480\"", "aws.address"),
             ("[aws]\nkey = \"/k\"", "aws.certificate"),
             ("[audit]\nmax_files = 0", "audit.max_files"),
+            ("[audit]\nmax_unknown_bytes = 1", "audit.max_unknown_bytes"),
             ("[logs]\nsegment_bytes = 1", "logs.segment_bytes"),
             ("[jail]\noff = [\"moat\"]", "jail.off"),
             ("[limits.network]\nburst_packets = 5000000000", "limits.network.burst_packets"),

@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::audit::shells::ShellAudit;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::driver::Microvms;
@@ -36,6 +37,7 @@ impl Endpoints {
         microvms: &Microvms,
         tokens: &Tokens,
         metrics: &Metrics,
+        shells: ShellAudit,
         clock: Clock,
     ) -> Result<Option<Self>> {
         let (endpoint, service) = (&config.endpoint, config.service());
@@ -71,7 +73,8 @@ impl Endpoints {
             limited: endpoint.limited(service.profile),
             threads: available_parallelism().map_or(1, NonZeroUsize::get),
         };
-        let proxy = Proxy::new(microvms.clone(), tokens.clone(), metrics.clone(), settings);
+        let proxy =
+            Proxy::new(microvms.clone(), tokens.clone(), metrics.clone(), settings).with_audit(shells);
         Ok(Some(Self { proxy, listener, tls, dns, status }))
     }
 

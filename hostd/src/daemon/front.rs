@@ -3,11 +3,13 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use hearth_base::Catalogue;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tonic::service::Routes;
 
 use super::endpoints::Endpoints;
@@ -20,11 +22,16 @@ use crate::api::Listeners;
 use crate::api::aws::AwsListener;
 use crate::api::grpc::Grpc;
 use crate::aside::Aside;
+use crate::audit::Audit;
+use crate::audit::shells::ShellAudit;
 use crate::metrics::MetricsServer;
 use crate::service::host::HostParts;
 use crate::service::host::backup::Backups;
 use crate::service::{self, Service};
 use crate::tokens::Tokens;
+
+/// How long the end of the daemon waits for the last lines of the audit log.
+const LAST_LINES: Duration = Duration::from_secs(5);
 
 /// Everything that clients reach, with open sockets: nothing is served yet.
 pub(super) struct Front {
@@ -65,7 +72,8 @@ impl Front {
         let tokens = Tokens::open(db, *clock, &config.region).await?;
         let access = Access::new(&config.access, &config.region)?;
         // A client that reaches the API must also reach endpoints, so endpoints are opened first.
-        let endpoints = Endpoints::open(config, microvms, &tokens, metrics, *clock).await?;
+        let shells = ShellAudit::new(audit.clone(), config.region.clone());
+        let endpoints = Endpoints::open(config, microvms, &tokens, metrics, shells, *clock).await?;
         let listeners = Listeners::bind(&config.listen, &config.run, access.knows_somebody(), *clock).await?;
         let aws = AwsListener::bind(&config.aws, access.has_keys(), *clock).await?;
         let metrics_server = MetricsServer::bind(config.metrics, metrics.clone()).await?;
@@ -188,10 +196,13 @@ impl Serving {
 
 impl Closed {
     /// Stops images and microVMs, which nobody can call any more; the microVMs run on by themselves.
-    pub(super) async fn stop(self, workloads: Workloads) {
+    pub(super) async fn stop(self, workloads: Workloads, audit: &Audit) {
         let Workloads { images, microvms, platform, .. } = workloads;
         images.stop().await;
         microvms.stop().await;
         platform.shut_down().await;
+        if timeout(LAST_LINES, audit.flush()).await.is_err() {
+            tracing::error!("the last lines of the audit log are not written: its disk does not answer");
+        }
     }
 }

@@ -13,7 +13,8 @@
 //!  HostInfo ─check─► SupportedHost ─► Unrecovered ─recover─► Workloads ─► Front ─serve─► Serving ─signal─► Closed ─stop─► end
 //! ```
 //!
-//! So the daemon does not listen anywhere before recovery is complete. On SIGTERM and SIGINT it accepts no new calls
+//! So the daemon does not listen anywhere before it knows what its store has, and has removed what belongs to nothing. It
+//! finds the microVMs of an earlier daemon while it listens already. On SIGTERM and SIGINT it accepts no new calls
 //! and completes what is half made; the microVMs run on by themselves.
 //!
 //! * `notifications` – converts notifications of drivers, builds and calls into events, metrics and audit lines
@@ -59,7 +60,7 @@ pub async fn run(config: Config, store: Arc<dyn Store>) -> Result<()> {
     let signalled = signal().await?;
     tracing::info!(signal = signalled, "ending; microVMs go on by themselves");
     let _ = shutdown_sender.send(true); // an error means that no receiver is left
-    serving.closed().await?.stop(workloads).await;
+    serving.closed().await?.stop(workloads, &foundation.audit).await;
     tracing::info!("ended");
     Ok(())
 }

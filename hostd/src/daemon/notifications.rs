@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use hearth_proto::host::v1::Event;
 use hearth_proto::store::v1::MicrovmRecord;
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::access::Caller;
-use crate::audit::{Audit, AuditConfig, AuditEvent, Identity, Role};
+use crate::audit::{Audit, AuditConfig, AuditEvent, Identity, Recorded, Role};
 use crate::builds::Images;
 use crate::clock::Clock;
 use crate::driver::context::{Change, MicrovmObserver};
@@ -180,11 +181,11 @@ impl CallObserver for CallNotifications {
         self.audited.enabled && (self.audited.reads || !operation.is_read())
     }
 
-    fn called(&self, call: Call<'_>) {
+    fn called(&self, call: Call<'_>) -> Recorded {
         let code = call.error.map_or("OK", |error| error.exception().name);
         self.metrics.called(call.operation.name(), code, call.took);
         if !self.wants(call.operation) {
-            return;
+            return Recorded::default();
         }
         let message = call.error.map(ToString::to_string);
         self.audit.record(AuditEvent {
@@ -197,11 +198,12 @@ impl CallObserver for CallNotifications {
             request_id: call.request_id,
             request: call.request,
             response: Some(call.response).filter(|response| !response.is_null()),
+            additional: Value::Null,
             error: message.as_deref().map(|message| (code, message)),
-        });
+        })
     }
 
-    fn sts(&self, call: StsCall<'_>) {
+    fn sts(&self, call: StsCall<'_>) -> Recorded {
         self.metrics.called(call.action, call.error.map_or("OK", |(code, _)| code), call.took);
         self.audit.record(AuditEvent {
             service: "sts.amazonaws.com",
@@ -213,8 +215,9 @@ impl CallObserver for CallNotifications {
             request_id: call.request_id,
             request: call.request,
             response: Some(call.response).filter(|response| !response.is_null()),
+            additional: Value::Null,
             error: call.error,
-        });
+        })
     }
 }
 

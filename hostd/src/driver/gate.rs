@@ -143,16 +143,16 @@ impl Gate {
         }
     }
 
+    /// Account of the microVM.
+    #[must_use]
+    pub fn account(&self) -> &str {
+        &self.account
+    }
+
     /// Id of the microVM.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
-    }
-
-    /// The microVM's account.
-    #[must_use]
-    pub fn account(&self) -> &str {
-        &self.account
     }
 
     /// The microVM's memory class in MiB.

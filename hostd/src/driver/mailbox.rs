@@ -10,7 +10,7 @@ use super::gate::Gate;
 use crate::lifecycle::microvm::Request;
 
 /// Capacity of a task's mailbox; senders of further requests wait.
-const MAILBOX: usize = 64;
+pub(super) const MAILBOX: usize = 64;
 
 /// A client's request, as a task receives it.
 #[derive(Debug)]

@@ -1,23 +1,38 @@
 //! The start of the daemon: every microVM that has not terminated gets its task, and continues from what is found of
 //! it.
+//!
+//! ```text
+//!  record ─► task ─► turn ─► find ─► recovery's step ─┐
+//!             ▲                                       ├─► requests in their order, and all else
+//!  requests ──┴─ wait ─ (Terminate does not) ─────────┘
+//! ```
+//!
+//! The tasks search by themselves: neither the start of the daemon nor another microVM waits for a monitor that does not
+//! answer. What is counted – memory, states – follows from the records alone. A microVM that is still searched for is what its
+//! record says; requests to it wait, but for its end.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_model::build::ImageBuild;
 use hearth_proto::store::v1::{MicrovmRecord, Phase};
-use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 
+use super::context::Context;
+use super::error::RequestError;
+use super::mailbox::{ClientRequest, MAILBOX, TaskChannels};
 use super::microvms::Microvms;
 use super::record::{self, Ids};
 use super::task::{RETRY, Task};
+use crate::lifecycle::microvm::{Request, State, Step};
 use crate::lifecycle::recovery::{Remains, recover, suspended_number};
-use crate::platform::{Found, PlatformError, Spec};
+use crate::platform::{Found, Guest, PlatformError, Spec};
 use crate::store::{StoreError, Table};
+use crate::turns::{Limits, Turns};
 
-/// Number of microVMs whose processes are searched for at a time.
-const AT_ONCE: usize = 16;
+/// How many microVMs are searched for at a time. The silent ones of one account leave places to all others.
+const SEARCHES: Limits = Limits { places: 32, per_account: 24, waiting: usize::MAX, patience: Duration::MAX };
 
 /// Deadline for finding out what is left of a microVM: a monitor can delay this, and some microVMs cannot be
 /// inspected. After the deadline the result is [`Remains::Unknown`].
@@ -32,17 +47,15 @@ pub enum RecoverError {
     /// The platform could not remove remains of an earlier daemon.
     #[error("removing what an earlier daemon has left and belongs to nothing: {0}")]
     Platform(#[from] PlatformError),
-    /// A task that looked for a microVM has ended before its time.
-    #[error("looking for what is left of a microVM: {0}")]
-    Task(#[from] JoinError),
 }
 
 impl Microvms {
-    /// Starts a task for every microVM that has not terminated, and removes all remains that belong to no microVM.
-    /// `builds` are the files of builds to keep, in addition to those that microVMs use.
+    /// Starts a task for every microVM that has not terminated, and removes all remains that belong to no microVM. The
+    /// tasks search for what is left of their microVMs afterwards. `builds` are the files of builds to keep, in addition
+    /// to those that microVMs use.
     ///
     /// # Errors
-    /// [`RecoverError`]; some tasks may run already.
+    /// [`RecoverError`]; in that case no task was started.
     pub async fn recover(&self, mut builds: HashSet<ImageBuild>) -> Result<(), RecoverError> {
         let alive = self.alive()?;
         let mut ids = HashSet::new();
@@ -51,20 +64,31 @@ impl Microvms {
             builds.insert(build.clone());
         }
         self.context.platform.sweep(&ids, &builds).await?;
-        let mut records = alive.into_iter();
-        let mut finding = JoinSet::new();
-        loop {
-            while finding.len() < AT_ONCE
-                && let Some((record, ids)) = records.next()
-            {
-                let this = self.clone();
-                finding.spawn(async move { this.find(record, ids).await });
-            }
-            match finding.join_next().await {
-                Some(found) => found?,
-                None => return Ok(()),
-            }
+        let searches = Turns::new(SEARCHES);
+        for (record, ids) in alive {
+            self.adopt(record, ids, &searches);
         }
+        Ok(())
+    }
+
+    /// Starts the task of a microVM of an earlier daemon.
+    fn adopt(&self, record: MicrovmRecord, ids: Ids, searches: &Turns) {
+        let share = self.context.usage.take(&record.account, record.memory_mib.into());
+        let takes = record::state(&record).takes_memory();
+        let reservation = takes.then(|| self.context.capacity.take(record.memory_mib.into()));
+        let searches = searches.clone();
+        self.spawn(record, |context, record, mut channels| async move {
+            let search = Search { context: &context, record: &record, ids: &ids };
+            let Some(Beginning { step, guest, requests }) = search.begin(&searches, &mut channels).await
+            else {
+                return; // the daemon stops; the next one searches again
+            };
+            let takes = step.as_ref().is_some_and(|step| step.state.takes_memory());
+            let need = || context.capacity.take(record.memory_mib.into());
+            let reservation = reservation.or_else(|| takes.then(need));
+            let task = Task::new(Arc::clone(&context), (record, ids), guest, share, reservation, channels);
+            task.run_with(step, requests).await;
+        });
     }
 
     /// The microVMs that have not terminated, with their ids. All microVMs are counted by their states.
@@ -82,13 +106,84 @@ impl Microvms {
         })?;
         Ok(alive)
     }
+}
 
-    /// Looks for the remains of a microVM until they are known, retrying after errors: a microVM that cannot be
-    /// inspected must not keep the daemon from starting, and the next attempt may succeed.
-    async fn look(&self, spec: &Spec, suspends: u64) -> Found {
+/// With what a task begins that has searched for its microVM.
+struct Beginning {
+    /// The step of recovery; none if the microVM is to end, whatever is left of it.
+    step: Option<Step>,
+    /// The running microVM.
+    guest: Option<Arc<dyn Guest>>,
+    /// The requests that have waited, in their order.
+    requests: Vec<ClientRequest>,
+}
+
+/// The search for what is left of a microVM.
+struct Search<'a> {
+    context: &'a Context,
+    record: &'a MicrovmRecord,
+    ids: &'a Ids,
+}
+
+impl Search<'_> {
+    /// Searches when it is the account's turn. None if the daemon stops meanwhile.
+    async fn begin(&self, searches: &Turns, channels: &mut TaskChannels) -> Option<Beginning> {
+        let state = record::state(self.record);
+        let mut requests = Vec::new();
+        let search = async {
+            let _turn = searches.queue(&self.record.account).await;
+            timeout(FINDING, self.look(&state)).await
+        };
+        tokio::pin!(search);
+        loop {
+            let request = tokio::select! {
+                found = &mut search => {
+                    let (remains, guest) = match found {
+                        Ok(Found::Running(guest)) => (Remains::Running, Some(guest)),
+                        Ok(Found::Suspended) => (Remains::Suspended, None),
+                        Ok(Found::Nothing) => (Remains::Nothing, None),
+                        Err(_) => (Remains::Unknown, None),
+                    };
+                    return Some(Beginning { step: Some(self.step(&state, remains)), guest, requests });
+                }
+                request = channels.mailbox.recv() => request?,
+            };
+            let ends = matches!(request.request, Request::Terminate);
+            if requests.len() >= MAILBOX && !ends {
+                let (id, state) = (record::id(self.record).to_owned(), state.visible().as_str_name());
+                let hint = "wait until it is found after the restart of the service";
+                let _ = request.response.send(Err(RequestError::Conflict { id, state, hint })); // the client may have gone
+                continue;
+            }
+            requests.push(request);
+            if ends {
+                // The end kills whatever there is. A microVM that was ending already goes on with that.
+                let ending = matches!(state.phase, Phase::TerminateHook | Phase::Ending);
+                let step = ending.then(|| self.step(&state, Remains::Unknown));
+                return Some(Beginning { step, guest: None, requests });
+            }
+        }
+    }
+
+    /// The step with which the microVM continues.
+    fn step(&self, state: &State, remains: Remains) -> Step {
+        let step = recover(state, remains, self.context.rules);
+        tracing::info!(
+            microvm = record::id(self.record),
+            phase = state.phase.as_str_name(),
+            ?remains,
+            goes_on = step.state.phase.as_str_name(),
+            "found a microVM of an earlier daemon"
+        );
+        step
+    }
+
+    /// Looks until something is known, retrying after errors: the next attempt may succeed.
+    async fn look(&self, state: &State) -> Found {
+        let spec: Spec = record::spec(self.record, self.ids);
         let mut pause = RETRY.0;
         loop {
-            match self.context.platform.find(spec, suspends).await {
+            match self.context.platform.find(&spec, suspended_number(state)).await {
                 Ok(found) => return found,
                 Err(error) => {
                     tracing::error!(microvm = %spec.id, %error, "looking for what is left of a microVM, trying again");
@@ -97,32 +192,5 @@ impl Microvms {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY.1);
         }
-    }
-
-    /// Starts the task of a microVM with what is found of it.
-    async fn find(&self, record: MicrovmRecord, ids: Ids) {
-        let state = record::state(&record);
-        let spec = record::spec(&record, &ids);
-        let found = timeout(FINDING, self.look(&spec, suspended_number(&state))).await;
-        let (remains, guest) = match found {
-            Ok(Found::Running(guest)) => (Remains::Running, Some(guest)),
-            Ok(Found::Suspended) => (Remains::Suspended, None),
-            Ok(Found::Nothing) => (Remains::Nothing, None),
-            Err(_) => (Remains::Unknown, None),
-        };
-        let step = recover(&state, remains, self.context.rules);
-        tracing::info!(
-            microvm = record::id(&record),
-            phase = state.phase.as_str_name(),
-            ?remains,
-            goes_on = step.state.phase.as_str_name(),
-            "found a microVM of an earlier daemon"
-        );
-        let share = self.context.usage.take(&record.account, record.memory_mib.into());
-        let takes = state.takes_memory() || step.state.takes_memory();
-        let reservation = takes.then(|| self.context.capacity.take(record.memory_mib.into()));
-        self.spawn(record, |context, record, channels| {
-            Task::new(context, (record, ids), guest, share, reservation, channels).run(Some(step))
-        });
     }
 }

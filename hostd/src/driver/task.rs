@@ -122,9 +122,18 @@ impl Task {
     }
 
     /// Runs for as long as the microVM lives. `first` is the step that begins it.
-    pub(super) async fn run(mut self, first: Option<Step>) {
+    pub(super) async fn run(self, first: Option<Step>) {
+        self.run_with(first, Vec::new()).await;
+    }
+
+    /// [`Self::run`] with requests that have come before.
+    pub(super) async fn run_with(mut self, first: Option<Step>, requests: Vec<ClientRequest>) {
         if let Some(step) = first {
             self.apply(step).await;
+        }
+        for ClientRequest { request, response } in requests {
+            let result = self.request(request).await;
+            let _ = response.send(result); // the client may have disconnected
         }
         while self.state.phase != Phase::Terminated {
             let deadline = self.deadline();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::pattern::PatternError;
 use crate::setting::Problem;
+use crate::turns::Busy;
 
 /// Why an operation on logs failed.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +58,9 @@ pub enum LogError {
     /// The text to search for is too long.
     #[error("lines can be searched for at most {0} bytes")]
     Filter(usize),
+    /// Too many reads of the account wait.
+    #[error(transparent)]
+    Busy(#[from] Busy),
     /// The filter pattern is invalid.
     #[error(transparent)]
     Pattern(#[from] PatternError),

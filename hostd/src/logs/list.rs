@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::cursor::Backward;
 use super::error::LogError;
 use super::{Logs, Shared, names, segment};
-use crate::panics;
+use crate::turns::AccountTurns;
 
 /// A log group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +72,7 @@ impl Logs {
     /// `after`.
     ///
     /// # Errors
-    /// [`LogError::Open`] if a folder cannot be read.
+    /// [`LogError::Busy`]; [`LogError::Open`] if a folder cannot be read.
     pub async fn list_groups(
         &self,
         account: &str,
@@ -83,7 +83,7 @@ impl Logs {
     ) -> Result<Vec<GroupInfo>, LogError> {
         let folder = self.shared.account_folder(account)?;
         let (prefix, part, after) = (prefix.to_owned(), part.to_owned(), after.map(str::to_owned));
-        blocking(move || {
+        blocking(&self.shared.turns.of(account), move || {
             let is_wanted = |name: &str| {
                 name.starts_with(&prefix)
                     && name.contains(&part)
@@ -108,7 +108,7 @@ impl Logs {
     /// the key of each.
     ///
     /// # Errors
-    /// [`LogError::NoGroup`]; [`LogError::Open`] or [`LogError::Read`] if files cannot be read.
+    /// [`LogError::NoGroup`]; [`LogError::Busy`]; [`LogError::Open`] or [`LogError::Read`] if files cannot be read.
     pub async fn list_streams(
         &self,
         account: &str,
@@ -120,7 +120,7 @@ impl Logs {
     ) -> Result<Vec<(StreamKey, StreamInfo)>, LogError> {
         let folder = self.shared.existing_group(account, group)?;
         let prefix = prefix.to_owned();
-        blocking(move || {
+        blocking(&self.shared.turns.of(account), move || {
             let mut found = Vec::new();
             for (name, folder) in folders(&folder)?.filter(|(name, _)| name.starts_with(&prefix)) {
                 let last_event = if order.by_last_event { last_time(&folder)?.unwrap_or(0) } else { 0 };
@@ -159,11 +159,12 @@ impl Shared {
     }
 }
 
-/// Runs work that reads files on a thread where it may block.
+/// Runs work that reads files on a thread where it may block, when it is the account's turn.
 pub(super) async fn blocking<T: Send + 'static>(
+    turns: &AccountTurns,
     work: impl FnOnce() -> Result<T, LogError> + Send + 'static,
 ) -> Result<T, LogError> {
-    panics::blocking(work).await
+    turns.run(work).await?
 }
 
 /// The groups in an account's folder, or the streams in a group's folder, in no particular order.

@@ -48,6 +48,7 @@ use tokio::sync::Notify;
 
 use crate::clock::Clock;
 use crate::panics::poisoned;
+use crate::turns::{AccountTurns, Limits, Turns};
 pub use config::LogsConfig;
 pub use error::LogError;
 use handles::Handles;
@@ -73,6 +74,8 @@ struct Shared {
     /// Groups that are written or followed, by account and name.
     groups: Mutex<HashMap<(String, String), Weak<Group>>>,
     handles: Handles,
+    /// Turns at reading files for clients.
+    turns: Turns,
     /// Bytes of all segments, as the last sweep has found them.
     bytes: AtomicU64,
     /// Notified when a segment is full, since its group may have become too large.
@@ -100,6 +103,7 @@ impl Logs {
         let shared = Shared {
             folder: folder.to_owned(),
             handles: Handles::new(config.max_open_files),
+            turns: Turns::new(Limits::FILES),
             config,
             clock,
             groups: Mutex::default(),

@@ -152,12 +152,12 @@ impl Logs {
     ///
     /// # Errors
     /// [`LogError::NoGroup`] and [`LogError::NoStream`]; [`LogError::Filter`] and [`LogError::Pattern`];
-    /// [`LogError::Open`] or [`LogError::Read`] if files cannot be read. A damaged file is no error: forward, a line of
+    /// [`LogError::Busy`]; [`LogError::Open`] or [`LogError::Read`] if files cannot be read. A damaged file is no error: forward, a line of
     /// the platform reports that lines are missing.
     pub async fn read(&self, account: &str, group: &str, query: Query) -> Result<Page, LogError> {
         let filter = Filter::new(query.contains.as_deref(), query.pattern.as_deref())?;
         let (folder, group) = (self.shared.existing_group(account, group)?, group.to_owned());
-        blocking(move || {
+        blocking(&self.shared.turns.of(account), move || {
             let streams = query.streams.find(&folder, &group)?;
             match query.backward {
                 false => forward(streams, &query, &filter),

@@ -15,14 +15,14 @@ use super::error::LogError;
 use super::filter::Filter;
 use super::list::{blocking, folders};
 use super::read::{LogEvent, Position, chunk, event, missing};
-use super::{Group, Logs, lock, names};
+use super::{AccountTurns, Group, Logs, lock, names};
 
 /// Most lines, and most bytes of lines, that are read from one stream before the next stream's turn.
 const TURN: (usize, usize) = (256, 256 << 10);
 /// Bytes that a line takes besides its message.
 const OVERHEAD: usize = 128;
 /// Most bytes of lines that are read before the client has taken them.
-const MOST_READY: usize = 4 << 20;
+const MOST_READY: usize = 1 << 20;
 /// Most last lines that a client can request, and most bytes of them together.
 const MOST_LAST: (usize, usize) = (10_000, 8 << 20);
 /// Most bytes that are searched for the last lines.
@@ -54,6 +54,8 @@ impl Group {
 struct Tail {
     group: Arc<Group>,
     follower: Arc<Follower>,
+    /// Turns at reading files.
+    turns: AccountTurns,
     only: Option<String>,
     filter: Filter,
     /// Where reading continues in each stream; a stream that is missing here is read from its beginning.
@@ -70,7 +72,7 @@ impl Logs {
     /// The stream ends with an error if files cannot be read.
     ///
     /// # Errors
-    /// [`LogError::Name`], [`LogError::Filter`]; [`LogError::Open`] or [`LogError::Read`] if files cannot be read.
+    /// [`LogError::Name`], [`LogError::Filter`]; [`LogError::Busy`]; [`LogError::Open`] or [`LogError::Read`] if files cannot be read.
     pub async fn tail(
         &self,
         account: &str,
@@ -90,12 +92,14 @@ impl Logs {
         let mut tail = Tail {
             group,
             follower,
+            turns: self.shared.turns.of(account),
             only: stream.map(str::to_owned),
             filter,
             places: HashMap::new(),
             ready: VecDeque::new(),
         };
-        let tail = blocking(move || {
+        let turns = tail.turns.clone();
+        let tail = blocking(&turns, move || {
             tail.begin(last.min(MOST_LAST.0))?;
             Ok(tail)
         })
@@ -159,7 +163,8 @@ impl Tail {
                 self.follower.wake.notified().await;
                 continue;
             }
-            self = blocking(move || {
+            let turns = self.turns.clone();
+            self = blocking(&turns, move || {
                 self.read(changed)?;
                 Ok(self)
             })

@@ -53,6 +53,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::audit::shells::ShellAudit;
 use crate::driver::Microvms;
 use crate::driver::gate::WaitLimits;
 use crate::metrics::Metrics;
@@ -89,6 +90,7 @@ pub struct Proxy {
     metrics: Metrics,
     settings: Settings,
     shares: Arc<Shares>,
+    audit: Option<ShellAudit>,
 }
 
 impl Proxy {
@@ -96,6 +98,12 @@ impl Proxy {
     #[must_use]
     pub fn new(microvms: Microvms, tokens: Tokens, metrics: Metrics, settings: Settings) -> Self {
         let shares = Arc::new(Shares::new(settings.connections));
-        Self { microvms, tokens, metrics, settings, shares }
+        Self { microvms, tokens, metrics, settings, shares, audit: None }
+    }
+
+    /// The same endpoints, whose shells are audited.
+    #[must_use]
+    pub fn with_audit(self, audit: ShellAudit) -> Self {
+        Self { audit: Some(audit), ..self }
     }
 }

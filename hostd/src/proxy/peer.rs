@@ -202,7 +202,14 @@ mod tests {
         let mint = |id: &str, minutes| {
             let (microvm_id, endpoint) = (id.to_owned(), "e.example".to_owned());
             tokens
-                .mint(&Grant { microvm_id, endpoint, kind: Kind::Http, ports: vec![(1, 2)], minutes })
+                .mint(&Grant {
+                    microvm_id,
+                    endpoint,
+                    kind: Kind::Http,
+                    ports: vec![(1, 2)],
+                    minutes,
+                    maker: None,
+                })
                 .unwrap()
         };
         let peer = Peer::new(([127, 0, 0, 1], 1).into(), None, None);

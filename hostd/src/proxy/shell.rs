@@ -27,7 +27,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -39,6 +39,7 @@ use super::idle::Idle;
 use super::peer::Peer;
 use super::shares::Underway;
 use super::{credentials, websocket};
+use crate::audit::shells::{Shell, ShellAudit};
 use crate::driver::gate::{Gate, Pass};
 use crate::panics;
 use crate::platform::Guest;
@@ -103,6 +104,51 @@ fn read(text: &str) -> Text {
     }
 }
 
+/// A shell's session.
+pub(super) struct Session {
+    /// The client and its share: both count as long as the shell is open.
+    pub(super) place: (Arc<Peer>, Underway),
+    /// Id of the session.
+    pub(super) id: String,
+    /// Who has made the token.
+    pub(super) maker: Option<String>,
+    /// Where shells are audited.
+    pub(super) audit: Option<ShellAudit>,
+    /// How long the shell is kept.
+    pub(super) times: Times,
+}
+
+impl Session {
+    /// Records that the shell opens, and on drop that it has closed.
+    async fn audited<'a>(&'a self, gate: &'a Gate) -> Option<Opened<'a>> {
+        let audit = self.audit.as_ref()?;
+        let shell = Shell {
+            account: gate.account(),
+            microvm: gate.id(),
+            maker: self.maker.as_deref(),
+            source: self.place.0.address.ip(),
+            session: &self.id,
+        };
+        audit.opened(&shell).done().await;
+        Some(Opened { audit, shell, begun: Instant::now(), exit: None })
+    }
+}
+
+/// A shell that is open.
+struct Opened<'a> {
+    audit: &'a ShellAudit,
+    shell: Shell<'a>,
+    begun: Instant,
+    /// The status of the program, once it has exited.
+    exit: Option<u32>,
+}
+
+impl Drop for Opened<'_> {
+    fn drop(&mut self) {
+        drop(self.audit.closed(&self.shell, self.begun.elapsed(), self.exit)); // nobody waits for the line
+    }
+}
+
 /// Accepts the handshake; the shell starts when the client has received the response.
 ///
 /// # Errors
@@ -110,9 +156,7 @@ fn read(text: &str) -> Text {
 pub(super) fn accept<B>(
     request: &mut Request<B>,
     pass: Pass,
-    place: (Arc<Peer>, Underway),
-    session: &str,
-    times: Times,
+    session: Session,
 ) -> Result<Response<ResponseBody>, ProxyError> {
     let headers = request.headers();
     let key = headers.get(SEC_WEBSOCKET_KEY).ok_or(ProxyError::Bad("Missing Sec-WebSocket-Key"))?;
@@ -124,12 +168,11 @@ pub(super) fn accept<B>(
     let offered = credentials::protocols(headers).any(|protocol| protocol == credentials::PROTOCOL);
     let query = request.uri().query().unwrap_or_default();
     let extended = query.split('&').any(|pair| pair == "ext=1");
-    let room = place.1.seat().room(MESSAGE)?;
+    let room = session.place.1.seat().room(MESSAGE)?;
     let client = hyper::upgrade::on(request);
-    let session = session.to_owned();
     tokio::spawn(panics::request(async move {
-        let _kept = (place, room); // the connection counts as long as the shell is open
-        serve(client, pass, session, extended, times).await;
+        let _kept = room; // as long as the shell is open
+        serve(client, pass, session, extended).await;
     }));
     let mut response = Response::new(ResponseBody::text(String::new()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -146,7 +189,7 @@ type Sink = SplitSink<Socket, Message>;
 /// The client has disconnected, so that no close frame can be sent.
 struct Disconnected;
 
-async fn serve(client: OnUpgrade, pass: Pass, session: String, extended: bool, times: Times) {
+async fn serve(client: OnUpgrade, pass: Pass, session: Session, extended: bool) {
     let Ok(upgraded) = client.await else { return };
     let config = WebSocketConfig::default().max_message_size(Some(MESSAGE)).max_frame_size(Some(MESSAGE));
     let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
@@ -155,12 +198,17 @@ async fn serve(client: OnUpgrade, pass: Pass, session: String, extended: bool, t
     let traffic = Traffic { gate: Arc::clone(pass.gate()), idle: Idle::new() };
     // From here on, bytes keep the microVM busy, but an open terminal alone does not.
     drop(pass);
-    let running = run((&mut sink, &mut frames), &traffic, &guest, (session, extended), times);
-    let reason = tokio::select! {
-        reason = running => reason,
-        () = traffic.idle.over(times.idle) => Ok(IDLE.to_owned()),
+    let mut opened = session.audited(&traffic.gate).await;
+    let running = run((&mut sink, &mut frames), &traffic, &guest, &session, extended);
+    let ended = tokio::select! {
+        ended = running => ended,
+        () = traffic.idle.over(session.times.idle) => Ok(Ended { reason: IDLE.to_owned(), exit: None }),
     };
-    let Ok(reason) = reason else { return };
+    let Ok(Ended { reason, exit }) = ended else { return };
+    if let Some(opened) = &mut opened {
+        opened.exit = exit;
+    }
+    drop(opened);
     let code = if reason == EXITED { CloseCode::Normal } else { CloseCode::Error };
     // The client's own close frame ends the connection; it is awaited for a moment.
     let _ = timeout(FIRST, async {
@@ -189,15 +237,25 @@ impl Traffic {
     }
 }
 
-/// Runs a shell from its first frame to its end, and returns the reason for the close frame.
+/// How a shell has ended.
+struct Ended {
+    /// The reason for the close frame.
+    reason: String,
+    /// The status of the program, if it has exited.
+    exit: Option<u32>,
+}
+
+/// Runs a shell from its first frame to its end.
 async fn run(
     (sink, frames): (&mut Sink, &mut Frames),
     traffic: &Traffic,
     guest: &Arc<dyn Guest>,
-    (session, extended): (String, bool),
-    times: Times,
-) -> Result<String, Disconnected> {
-    let init = json!({ "type": "session_init", "session_id": session });
+    session: &Session,
+    extended: bool,
+) -> Result<Ended, Disconnected> {
+    let times = session.times;
+    let failed = |why: String| Ended { reason: short(&why), exit: None };
+    let init = json!({ "type": "session_init", "session_id": session.id });
     send_message(sink, Message::text(init.to_string())).await?;
     // The command may only come in the first frame. If that frame is something else, it is input of the shell and is
     // not lost.
@@ -213,7 +271,7 @@ async fn run(
     }
     let (mut stdin, events) = match guest.shell(&command).await {
         Ok(shell) => shell,
-        Err(error) => return Ok(short(&error.to_string())),
+        Err(error) => return Ok(failed(error.to_string())),
     };
     let input = async {
         if let Some(message) = first {
@@ -238,9 +296,9 @@ async fn run(
                 let exit = json!({ "type": "exit", "code": code });
                 send_message(sink, Message::text(exit.to_string())).await?;
             }
-            Ok(EXITED.to_owned())
+            Ok(Ended { reason: EXITED.to_owned(), exit: Some(code) })
         }
-        Err(error) => Ok(short(&error.to_string())),
+        Err(error) => Ok(failed(error.to_string())),
     }
 }
 

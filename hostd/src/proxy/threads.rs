@@ -26,6 +26,7 @@ use super::shares::unknown::Unknown;
 use super::socket;
 use crate::metrics::Metrics;
 use crate::panics;
+use crate::turns::BLOCKING_THREADS;
 
 /// Pause after the system has run out of resources for a connection.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -137,7 +138,8 @@ impl Acceptor {
 }
 
 fn start(number: usize, connections: Connections) -> io::Result<Thread> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let mut runtime = Builder::new_current_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(BLOCKING_THREADS).build()?;
     let (accepted, assigned) = mpsc::unbounded_channel();
     let (over, ended) = oneshot::channel();
     thread::Builder::new().name(format!("endpoint-{number}")).spawn(move || {

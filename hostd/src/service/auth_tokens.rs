@@ -44,7 +44,7 @@ impl Handler for proto::CreateMicrovmAuthTokenRequest {
         if !connectors.iter().any(|open| matches!(open, Connector::HttpIngress | Connector::AllIngress)) {
             return Err(MicrovmError::HttpIngressNeeded.into());
         }
-        let auth_token = token(call.service, &call.target, Kind::Http)?;
+        let auth_token = token(call.service, &call.target, Kind::Http, None)?;
         Ok(proto::CreateMicrovmAuthTokenResponse { auth_token })
     }
 }
@@ -68,7 +68,7 @@ impl Handler for proto::CreateMicrovmShellAuthTokenRequest {
         if !connectors.iter().any(|open| matches!(open, Connector::ShellIngress | Connector::AllIngress)) {
             return Err(MicrovmError::ShellIngressNeeded.into());
         }
-        let auth_token = token(call.service, &call.target, Kind::Shell)?;
+        let auth_token = token(call.service, &call.target, Kind::Shell, Some(&call.caller.principal))?;
         Ok(proto::CreateMicrovmShellAuthTokenResponse { auth_token })
     }
 }
@@ -82,11 +82,18 @@ fn minutes(service: &Service, minutes: Option<i32>) -> Result<u32, MicrovmError>
     Ok(u32::try_from(minutes).unwrap_or_default())
 }
 
-fn token(service: &Service, wanted: &Wanted, kind: Kind) -> Result<BTreeMap<String, String>, ServiceError> {
+/// A token; `maker` is who makes it, where the audit log will need it.
+fn token(
+    service: &Service,
+    wanted: &Wanted,
+    kind: Kind,
+    maker: Option<&str>,
+) -> Result<BTreeMap<String, String>, ServiceError> {
     let microvm = wanted.microvm.microvm.clone().unwrap_or_default();
     let (microvm_id, endpoint) = (microvm.microvm_id, microvm.endpoint);
     let (ports, minutes) = (wanted.ports.clone(), wanted.minutes);
-    let token = service.parts().tokens.mint(&Grant { microvm_id, endpoint, kind, ports, minutes });
+    let maker = maker.map(str::to_owned);
+    let token = service.parts().tokens.mint(&Grant { microvm_id, endpoint, kind, ports, minutes, maker });
     let token = token.map_err(|error: TokenError| ServiceError::internal(error.to_string()))?;
     Ok([(HEADER.to_owned(), token)].into())
 }

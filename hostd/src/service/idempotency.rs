@@ -15,7 +15,6 @@ use hearth_proto::microvms::v1 as proto;
 use hearth_proto::store::v1::{ClientTokenRecord, ImageRecord};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::MutexGuard;
 
 use super::Service;
 use super::error::{InvalidRequest, ServiceError};
@@ -25,6 +24,7 @@ use crate::driver::record::millis;
 use crate::operation::{Operation, Request};
 use crate::records;
 use crate::store::{Batch, Table};
+use crate::turns::Turn;
 
 /// A request with a client token.
 pub(crate) trait HasClientToken: Request {
@@ -152,13 +152,9 @@ impl Service {
         caller: &Caller,
         operation: Operation,
         token: Option<&str>,
-    ) -> Option<MutexGuard<'_, ()>> {
-        let key = records::client_token(&caller.account, operation.name(), token?);
-        let turns = self.turns();
-        // Two tokens may share a lock; then one call waits for the other without need.
-        let hash = key.last_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes));
-        let place = usize::try_from(hash.checked_rem(u64::try_from(turns.len()).ok()?)?).ok()?;
-        Some(turns.get(place)?.lock().await)
+    ) -> Option<Turn> {
+        let token = token?;
+        Some(self.turns().queue(&format!("{}/{}/{token}", caller.account, operation.name())).await)
     }
 
     /// The batch that stores a token with the response. It is to be committed together with the changes that the

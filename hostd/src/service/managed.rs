@@ -12,7 +12,6 @@ use super::error::{ImageError, ServiceError};
 use super::pipeline::{Admitted, Handler, NoImage};
 use crate::access::Caller;
 use crate::clock;
-use crate::panics;
 
 /// The base images. There is one as soon as the catalogue has a version.
 impl Handler for proto::ListManagedMicrovmImagesRequest {
@@ -26,7 +25,7 @@ impl Handler for proto::ListManagedMicrovmImagesRequest {
     async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
         let service = call.service;
         let page = service.page(call.caller, &call.request)?;
-        let versions = base_versions(service, None).await?;
+        let versions = base_versions(call, None).await?;
         let item = |first: &Version, last: &Version| proto::ManagedMicrovmImageSummary {
             image_arn: service.config().base_image_arn(),
             created_at: Some(first.created_at),
@@ -62,7 +61,7 @@ impl Handler for proto::ListManagedMicrovmImageVersionsRequest {
         }
         let page = service.page(call.caller, &call.request)?;
         let after = page.after.as_deref().and_then(|last| Some(u64::from_be_bytes(last.try_into().ok()?)));
-        let versions = base_versions(service, Some((after, page.limit()))).await?;
+        let versions = base_versions(call, Some((after, page.limit()))).await?;
         let item = |version: Version| proto::ManagedMicrovmImageVersion {
             image_arn: service.config().base_image_arn(),
             image_version: version.number.to_string(),
@@ -81,12 +80,12 @@ impl Handler for proto::ListManagedMicrovmImageVersionsRequest {
 
 /// Versions of the catalogue, newest first. `part` is an optional version and a number: at most that many versions
 /// before it. Without `part`, the newest and the oldest version.
-async fn base_versions(
-    service: &Service,
+async fn base_versions<H: Handler>(
+    call: &Admitted<'_, H>,
     part: Option<(Option<u64>, usize)>,
 ) -> Result<Vec<Version>, ServiceError> {
-    let bases = service.parts().bases.clone();
-    let found = panics::blocking(move || versions(&bases, part)).await;
+    let bases = call.service.parts().bases.clone();
+    let found = call.service.catalogue().run(&call.caller.account, move || versions(&bases, part)).await?;
     found.map_err(|error| ServiceError::internal(error.to_string()))
 }
 

@@ -56,7 +56,6 @@ use hearth_image_builder::artifact::ArtifactConfig;
 use hearth_model::image::ImageName;
 use hearth_model::version::ImageVersion;
 use hearth_proto::store::v1::{ImageRecord, VersionRecord};
-use tokio::sync::Mutex;
 
 use self::cursor::Cursors;
 use self::error::{ImageError, NameError};
@@ -70,6 +69,7 @@ use crate::driver::Microvms;
 use crate::records;
 use crate::store::{Db, Table};
 use crate::tokens::Tokens;
+use crate::turns::{self, Turns};
 
 pub use crate::operation::{Operation, Request};
 pub use config::{Profile, ServiceConfig};
@@ -119,12 +119,13 @@ struct Inner {
     quotas: Quotas,
     cursors: Cursors,
     sessions: Sessions,
-    /// Locks that serialise calls with the same client token ([`Service::turn`]).
-    turns: Vec<Mutex<()>>,
+    /// Serialises calls with the same client token ([`Service::turn`]).
+    turns: Turns,
+    /// Turns at reading the catalogue of base images.
+    catalogue: Turns,
+    /// Turns at following events, builds and logs.
+    followers: Turns,
 }
-
-/// Number of these locks. Two client tokens whose hashes select the same lock are serialised too, without need.
-const TURNS: usize = 1024;
 
 impl Service {
     /// Creates a service from its components.
@@ -134,12 +135,13 @@ impl Service {
     /// Errors of the store, which holds the key that encrypts cursors.
     pub async fn new(parts: Parts) -> Result<Self, ServiceError> {
         let cursors = Cursors::open(&parts.db).await?;
-        let turns = (0..TURNS).map(|_| Mutex::default()).collect();
+        let (turns, catalogue) = (Turns::new(turns::Limits::ONE_EACH), Turns::new(turns::Limits::FILES));
+        let followers = Turns::new(turns::Limits::FOLLOWERS);
         let quotas = Quotas::new(&parts.config.limits);
         let ServiceConfig { region, role_policies, .. } = &parts.config;
         let roles = Arc::clone(&parts.roles);
         let sessions = Sessions::new(region, parts.tokens.clone(), roles, role_policies.clone());
-        Ok(Self { inner: Arc::new(Inner { parts, quotas, cursors, sessions, turns }) })
+        Ok(Self { inner: Arc::new(Inner { parts, quotas, cursors, sessions, turns, catalogue, followers }) })
     }
 
     /// The settings.
@@ -173,8 +175,16 @@ impl Service {
         &self.inner.parts
     }
 
-    pub(crate) fn turns(&self) -> &[Mutex<()>] {
+    pub(crate) fn turns(&self) -> &Turns {
         &self.inner.turns
+    }
+
+    pub(crate) fn followers(&self) -> &Turns {
+        &self.inner.followers
+    }
+
+    pub(crate) fn catalogue(&self) -> &Turns {
+        &self.inner.catalogue
     }
 
     /// The sessions of roles.

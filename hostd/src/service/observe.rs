@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::error::ServiceError;
 use crate::access::Caller;
+use crate::audit::Recorded;
 use crate::operation::Operation;
 
 /// A call that was answered, or whose client has gone before.
@@ -58,10 +59,11 @@ pub struct StsCall<'a> {
 pub trait CallObserver: Send + Sync + 'static {
     /// Whether the observer needs requests and responses of an operation.
     fn wants(&self, operation: Operation) -> bool;
-    /// Called once for each call: when it was answered, or was given up before that.
-    fn called(&self, call: Call<'_>);
-    /// Called when a call of [`sts`](super::sts) was answered.
-    fn sts(&self, call: StsCall<'_>);
+    /// Called once for each call: when its answer is ready, which is sent after [`Recorded::done`], or when it was given up
+    /// before that.
+    fn called(&self, call: Call<'_>) -> Recorded;
+    /// Called when the answer of a call of [`sts`](super::sts) is ready.
+    fn sts(&self, call: StsCall<'_>) -> Recorded;
 }
 
 /// An observer that ignores all calls.
@@ -73,7 +75,11 @@ impl CallObserver for Silent {
         false
     }
 
-    fn called(&self, _: Call<'_>) {}
+    fn called(&self, _: Call<'_>) -> Recorded {
+        Recorded::default()
+    }
 
-    fn sts(&self, _: StsCall<'_>) {}
+    fn sts(&self, _: StsCall<'_>) -> Recorded {
+        Recorded::default()
+    }
 }

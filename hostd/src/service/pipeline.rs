@@ -21,6 +21,7 @@ use super::idempotency::{ClientToken, Replay};
 use super::observe::{Call, CallObserver};
 use super::{Service, json};
 use crate::access::{Caller, UnknownCaller};
+use crate::audit::Recorded;
 use crate::operation::{Operation, Request};
 use crate::panics;
 
@@ -195,8 +196,8 @@ struct Unanswered<'a> {
 
 impl Unanswered<'_> {
     /// Notifies the observer, once.
-    fn observe(&mut self, response: Value, error: Option<&ServiceError>) {
-        let Some(request) = self.request.take() else { return };
+    fn observe(&mut self, response: Value, error: Option<&ServiceError>) -> Recorded {
+        let Some(request) = self.request.take() else { return Recorded::default() };
         let incoming = self.incoming;
         self.observer.called(Call {
             operation: self.operation,
@@ -208,13 +209,13 @@ impl Unanswered<'_> {
             response,
             error,
             took: incoming.since.elapsed(),
-        });
+        })
     }
 }
 
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
-        self.observe(Value::Null, Some(&ServiceError::Disconnected));
+        drop(self.observe(Value::Null, Some(&ServiceError::Disconnected)));
     }
 }
 
@@ -270,7 +271,7 @@ impl Service {
             tracing::error!(request = incoming.request_id, operation = operation.name(), %error, %cause, "a call has failed");
         }
         let response = result.as_ref().ok().filter(|_| wanted).map_or(Value::Null, Response::json);
-        unanswered.observe(response, error);
+        unanswered.observe(response, error).done().await;
         result
     }
 
@@ -285,7 +286,7 @@ impl Service {
         let error = if operation.is_of_tags() { error.of_tags() } else { error };
         let observer = self.parts().observer.as_ref();
         let mut unanswered = Unanswered { observer, operation, incoming, request: Some(Value::Null) };
-        unanswered.observe(Value::Null, Some(&error));
+        drop(unanswered.observe(Value::Null, Some(&error))); // nobody waits for lines of unknown callers
         error
     }
 

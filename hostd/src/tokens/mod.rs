@@ -57,6 +57,8 @@ pub struct Grant {
     pub ports: Vec<(u16, u16)>,
     /// Lifetime in minutes.
     pub minutes: u32,
+    /// Who makes the token, for the audit log.
+    pub maker: Option<String>,
 }
 
 /// The content of a token.
@@ -79,6 +81,9 @@ pub struct Claims {
     pub iat: u64,
     /// Time from which on the token is no longer valid, in seconds since 1970.
     pub exp: u64,
+    /// Who made the token; not in those of earlier releases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
 }
 
 impl Claims {
@@ -187,6 +192,7 @@ impl Tokens {
             kind: grant.kind,
             iat: now,
             exp: now.saturating_add(u64::from(grant.minutes).saturating_mul(60)),
+            by: grant.maker.clone(),
         };
         let claims = serde_json::to_vec(&claims)?;
         let keys = self.keys.read().unwrap_or_else(poisoned);
@@ -243,6 +249,7 @@ mod tests {
             kind: Kind::Http,
             ports: vec![(8080, 8080), (9000, 9100)],
             minutes,
+            maker: None,
         }
     }
 
@@ -268,6 +275,19 @@ mod tests {
         tokens.open_token(&token).unwrap();
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(tokens.open_token(&token), Err(InvalidToken::Expired));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_names_its_maker_and_those_of_earlier_releases_do_not() {
+        let (tokens, _db) = tokens().await;
+        let token = tokens.mint(&Grant { maker: Some("HKone".into()), ..grant(60) }).unwrap();
+        assert_eq!(tokens.open_token(&token).unwrap().by.as_deref(), Some("HKone"));
+        let earlier =
+            r#"{"v":1,"iss":"us-east-1","sub":"m","aud":"e","ports":[],"kind":"shell","iat":1,"exp":2}"#;
+        assert_eq!(serde_json::from_str::<Claims>(earlier).unwrap().by, None);
+        let now =
+            serde_json::to_string(&tokens.open_token(&tokens.mint(&grant(60)).unwrap()).unwrap()).unwrap();
+        assert!(!now.contains("\"by\""), "{now}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -107,6 +107,7 @@ mod tests {
             kind: Kind::Shell,
             ports: Vec::new(),
             minutes: 1,
+            maker: None,
         };
         let endpoint = tokens.mint(&grant).unwrap();
         assert_eq!(tokens.unseal("session", &endpoint).unwrap_err(), InvalidToken::Forged);

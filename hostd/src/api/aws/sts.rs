@@ -27,7 +27,10 @@ pub(crate) async fn answer(service: &Service, request: Signed) -> Response<Full<
     let Signed { incoming, parts, body } = request;
     let id = &incoming.request_id;
     let query = parts.uri.query().unwrap_or_default();
-    let result = read(query, &body).and_then(|request| service.sts(&incoming, &request));
+    let result = match read(query, &body) {
+        Ok(request) => service.sts(&incoming, &request).await,
+        Err(error) => Err(error),
+    };
     match result {
         Ok(answer) => respond(StatusCode::OK, id, success(id, &answer)),
         Err(error) => {

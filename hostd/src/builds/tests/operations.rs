@@ -10,6 +10,7 @@ use hearth_proto::store::v1::{ArtifactRecord, ClientTokenRecord};
 
 use super::super::{ImageQuota, ImagesError, Settings};
 use super::double::{ACCOUNT, Builder, Daemon, build_id, config, settings};
+use crate::clock::Clock;
 use crate::clock::timestamp;
 use crate::driver::faults::Faults;
 use crate::lifecycle::image::{Refusal, VersionDeletion};
@@ -21,7 +22,7 @@ use crate::store::{Batch, MemoryStore, Table};
 #[tokio::test]
 async fn an_image_is_creating_when_it_is_answered_and_created_when_it_is_built() {
     let (daemon, builder) = Daemon::new(settings());
-    let mut events = daemon.events.subscribe();
+    let mut events = daemon.events.follow(ACCOUNT);
     let image = daemon.create("demo", "ok").await;
     assert_eq!(
         (image.record.state(), image.version_state(1)),
@@ -39,8 +40,7 @@ async fn an_image_is_creating_when_it_is_answered_and_created_when_it_is_built()
     let line = ("/aws/lambda-microvms/demo".to_owned(), "Step 1/1 : FROM scratch".to_owned());
     assert_eq!(*builder.lines.lock().unwrap(), [line]);
     let mut seen = Vec::new();
-    while let Ok((account, event)) = events.try_recv() {
-        assert_eq!(account, ACCOUNT);
+    while let Ok(Some(event)) = events.ready() {
         seen.push(format!("{} {}>{}", event.kind, event.from_state, event.to_state));
     }
     assert_eq!(
@@ -91,15 +91,15 @@ async fn a_name_is_taken_once_and_the_second_is_told() {
 #[tokio::test]
 async fn builds_beyond_the_hosts_limit_wait_pending() {
     let (daemon, builder) = Daemon::new(Settings { concurrent_builds: 1, ..settings() });
-    let mut events = daemon.events.subscribe();
+    let mut events = daemon.events.follow(ACCOUNT);
     daemon.create("one", "wait").await;
-    while events.recv().await.unwrap().1.to_state != "IN_PROGRESS" {}
+    while events.next().await.unwrap().to_state != "IN_PROGRESS" {}
     daemon.create("two", "wait").await;
     assert_eq!(daemon.images.builds_under_way(), 2);
     assert_eq!(daemon.version("two", 1).unwrap().version.unwrap().state(), VersionState::Pending);
     builder.go_on.notify_one();
-    while events.recv().await.unwrap().1.to_state != "SUCCESSFUL" {}
-    while events.recv().await.unwrap().1.to_state != "IN_PROGRESS" {}
+    while events.next().await.unwrap().to_state != "SUCCESSFUL" {}
+    while events.next().await.unwrap().to_state != "IN_PROGRESS" {}
     builder.go_on.notify_one();
     daemon.idle().await;
     assert_eq!(daemon.image("two").unwrap().state(), State::Created);
@@ -260,12 +260,64 @@ async fn a_removal_that_hangs_keeps_no_daemon_from_stopping() {
 }
 
 #[tokio::test]
+async fn an_account_with_many_builds_delays_another_by_what_is_under_way() {
+    const OTHER: &str = "999999999999";
+    let (daemon, builder) = Daemon::new(Settings { concurrent_builds: 1, ..settings() });
+    for name in ["one", "two", "three"] {
+        daemon.create(name, "wait").await;
+    }
+    let other = daemon.images.create(OTHER, "other", [].into(), config("other", "wait"), |_| Batch::new());
+    other.await.unwrap();
+    let mut order = Vec::new();
+    for number in 1..=4 {
+        while builder.built.lock().unwrap().len() < number {
+            tokio::task::yield_now().await;
+        }
+        order.push(builder.built.lock().unwrap()[number - 1].account.to_string());
+        builder.go_on.notify_one();
+    }
+    daemon.idle().await;
+    assert_eq!(order, [ACCOUNT, OTHER, ACCOUNT, ACCOUNT]);
+}
+
+#[tokio::test]
+async fn after_a_restart_builds_continue_in_their_order() {
+    let store = Arc::new(MemoryStore::new());
+    let (first, builder) = Daemon::on(&store, Settings { concurrent_builds: 1, ..settings() });
+    let clock = Clock::system();
+    for name in ["c", "b", "a"] {
+        first.create(name, "wait").await;
+        // Times of records are whole milliseconds.
+        let now = clock.timestamp();
+        while clock.timestamp() == now {
+            tokio::task::yield_now().await;
+        }
+    }
+    while builder.built.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    first.images.stop().await;
+    drop(first);
+    let (second, builder) = Daemon::on(&store, Settings { concurrent_builds: 1, ..settings() });
+    second.images.recover().await.unwrap();
+    while builder.ended.lock().unwrap().len() < 3 {
+        builder.go_on.notify_one();
+        tokio::task::yield_now().await;
+    }
+    second.idle().await;
+    let built: Vec<String> =
+        builder.built.lock().unwrap().iter().map(|build| build.build_id.as_str().to_owned()).collect();
+    let expected = ["c", "b", "a"].map(|name| build_id(&second.version(name, 1).unwrap()));
+    assert_eq!(built, expected);
+}
+
+#[tokio::test]
 async fn a_build_fails_where_files_are_in_its_way_and_leaves_none() {
     let (store, builder) = (Arc::new(MemoryStore::new()), Arc::new(Builder::default()));
     let daemon = Daemon::start(&store, &builder, Faults::none(), settings());
-    let mut events = daemon.events.subscribe();
+    let mut events = daemon.events.follow(ACCOUNT);
     daemon.create("demo", "wait").await;
-    while events.recv().await.unwrap().1.to_state != "IN_PROGRESS" {}
+    while events.next().await.unwrap().to_state != "IN_PROGRESS" {}
     while builder.built.lock().unwrap().is_empty() {
         tokio::task::yield_now().await;
     }
@@ -359,9 +411,9 @@ async fn a_build_is_watched_from_its_beginning_to_its_end() {
 async fn a_killed_build_is_built_again_under_its_number_and_id() {
     let (store, builder) = (Arc::new(MemoryStore::new()), Arc::new(Builder::default()));
     let first = Daemon::start(&store, &builder, Faults::none(), settings());
-    let mut events = first.events.subscribe();
+    let mut events = first.events.follow(ACCOUNT);
     first.create("demo", "wait").await;
-    while events.recv().await.unwrap().1.to_state != "IN_PROGRESS" {}
+    while events.next().await.unwrap().to_state != "IN_PROGRESS" {}
     let mut watch = first.images.watch(ACCOUNT, "demo", None).unwrap().unwrap();
     first.images.stop().await;
     while watch.next().await.is_some() {}

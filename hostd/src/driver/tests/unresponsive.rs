@@ -192,12 +192,58 @@ async fn a_microvm_that_cannot_be_looked_at_holds_up_no_other() {
         host.until(id, Running).await;
     }
     host.platform.always_for("microvm-vm", Point::Find, Deviation::Hangs);
+    let begun = host.clock.now();
     tokio::time::timeout(END, host.restart()).await.expect("the daemon starts");
-    assert_eq!(host.microvm("microvm-other").state(), Running);
+    assert_eq!(host.microvms.capacity().1, 4096, "its memory is taken");
+    assert_eq!(host.microvms.memory_of(ACCOUNT), 4096);
     host.ask("microvm-other", Suspend).await.unwrap();
     host.until("microvm-other", Suspended).await;
+    assert!(host.clock.now() < begun + Duration::from_secs(5), "nobody waits for a search");
+    assert_eq!(host.microvm("microvm-vm").state(), Running, "it is what its record says");
+    tokio::time::sleep(Duration::from_secs(100)).await;
     let ended = host.until("microvm-vm", Terminated).await;
     assert!(ended.state_reason.unwrap().starts_with("Internal platform error: "));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_microvm_that_cannot_be_looked_at_can_be_ended_and_other_requests_wait_in_their_order() {
+    for phase in phases() {
+        let Some(mut host) = stuck(phase).await else { continue };
+        host.platform.always_for("microvm-vm", Point::Find, Deviation::Hangs);
+        host.restart().await;
+        let begun = host.clock.now();
+        let resume = {
+            let microvms = host.microvms.clone();
+            tokio::spawn(async move { microvms.request(ACCOUNT, "microvm-vm", Resume).await })
+        };
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!resume.is_finished(), "{phase:?}: it waits for the search");
+        host.ask("microvm-vm", Terminate).await.unwrap();
+        drop(resume.await.unwrap());
+        assert!(host.clock.now() < begun + Duration::from_secs(10), "{phase:?}: the end does not wait");
+        let ended = host.ends(END, &format!("{phase:?}")).await;
+        assert_eq!(ended.state_reason.as_deref(), Some("Success."), "{phase:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_silent_monitors_of_one_account_hold_up_no_other_account() {
+    const OTHER: &str = "444455556666";
+    let mut host = Host::new(DEFAULT, Faults::none()).await;
+    for number in 0..100 {
+        let id = format!("microvm-silent-{number}");
+        let mut record = new(&id, host.clock);
+        (record.account, record.memory_mib) = (OTHER.to_owned(), 1);
+        host.microvms.launch(record, Batch::new()).await.unwrap();
+        host.platform.always_for(&id, Point::Find, Deviation::Hangs);
+    }
+    host.run("microvm-vm").await.unwrap();
+    host.until("microvm-vm", Running).await;
+    host.restart().await;
+    let begun = host.clock.now();
+    host.ask("microvm-vm", Suspend).await.unwrap();
+    host.until("microvm-vm", Suspended).await;
+    assert!(host.clock.now() < begun + Duration::from_secs(5));
 }
 
 #[tokio::test(start_paused = true)]

@@ -71,6 +71,7 @@ async fn a_microvm_that_can_never_be_looked_at_keeps_no_daemon_from_starting() {
     host.platform.always_for("microvm-vm", Point::Find, Deviation::Fails("a record cannot be read"));
     host.restart().await;
     assert_eq!((host.microvm("microvm-other").state(), host.process("microvm-other")), (Running, before));
+    tokio::time::sleep(Duration::from_secs(100)).await; // it is looked at again and again
     let ended = host.until("microvm-vm", Terminated).await;
     assert!(ended.state_reason.unwrap().starts_with("Internal platform error: "));
     assert!(!host.platform.world().vms.contains_key("microvm-vm"), "nothing is left");

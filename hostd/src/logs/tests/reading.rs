@@ -400,3 +400,23 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn reads_of_one_account_delay_no_other_and_are_bounded() {
+    const OTHER: &str = "000000000002";
+    let home = Home::new();
+    let logs = home.open();
+    let writer = logs.writer(OTHER, GROUP, "a").unwrap();
+    writer.append(line(0, "other's", home.clock.now())).unwrap();
+    drop(logs.writer(ACCOUNT, GROUP, "a").unwrap());
+    // The account has all turns that it may have, and as many that wait.
+    let turns = &logs.shared.turns;
+    let mut held: Vec<_> = (0..Limits::FILES.per_account).map(|_| turns.queue(ACCOUNT)).collect();
+    held.extend((0..Limits::FILES.waiting).map(|_| turns.queue(ACCOUNT)));
+    let busy = logs.read(ACCOUNT, GROUP, query(1)).await;
+    assert!(matches!(busy, Err(LogError::Busy(_))), "{busy:?}");
+    let found = logs.read(OTHER, GROUP, query(1)).await.unwrap();
+    assert_eq!(found.events.len(), 1);
+    drop(held);
+    logs.list_groups(ACCOUNT, "", "", None, 1).await.unwrap();
+}

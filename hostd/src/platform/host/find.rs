@@ -26,7 +26,7 @@ use crate::platform::{Found, Spec};
 
 /// How long a monitor is polled until its microVM runs.
 const RECONCILE_LIMIT: Duration = Duration::from_secs(30);
-/// Deadline for a monitor to report its status. Other microVMs wait for that.
+/// Deadline for a monitor to report its status. Requests to the microVM wait for that.
 const STATUS: Duration = Duration::from_secs(10);
 /// Pause before a monitor is polled again.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);

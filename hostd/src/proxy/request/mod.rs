@@ -55,8 +55,10 @@ use super::peer::Peer;
 use super::shares::Underway;
 use super::shares::bytes::WINDOWS;
 use super::{Proxy, shell};
+use crate::audit::shells::ShellAudit;
 use crate::metrics::Metrics;
 use crate::panics;
+use crate::tokens::Kind;
 
 /// The steps of the requests of one thread.
 #[derive(Debug)]
@@ -73,12 +75,13 @@ pub(super) struct Requests {
     /// The connections to apps, which belong to this thread alone.
     forwarding: Forwarding,
     shells: shell::Times,
+    audit: Option<ShellAudit>,
 }
 
 impl Requests {
     /// The steps according to the proxy's settings. All threads share `limits`.
     pub(super) fn new(proxy: &Proxy, limits: &Arc<Limits>) -> Self {
-        let Proxy { microvms, tokens, metrics, settings, shares } = proxy;
+        let Proxy { microvms, tokens, metrics, settings, shares, audit } = proxy;
         Self {
             metrics: metrics.clone(),
             hosts: Hosts::below(&settings.domain),
@@ -93,6 +96,7 @@ impl Requests {
             },
             forwarding: Forwarding::new(settings.idle_connection),
             shells: shell::Times { idle: settings.idle_connection, gone: settings.connections.keep_alive() },
+            audit: audit.clone(),
         }
     }
 
@@ -136,13 +140,21 @@ impl Requests {
             return Ok(response);
         }
         let authenticated = self.authentication.authenticate(host, peer, &request)?;
+        let shell = (authenticated.claims.kind == Kind::Shell).then(|| Arc::clone(&authenticated.claims));
         let authorised = port::authorise(authenticated)?;
         let found = self.finder.find(authorised, &request)?;
         let admitted = self.admission.admit(found, peer)?;
         set_aside(&admitted.underway, &mut request)?;
         match self.wake.enter(admitted).await? {
             Awake::Shell(pass, underway) => {
-                shell::accept(&mut request, pass, (Arc::clone(peer), underway), id, self.shells)
+                let session = shell::Session {
+                    place: (Arc::clone(peer), underway),
+                    id: id.to_owned(),
+                    maker: shell.and_then(|claims| claims.by.clone()),
+                    audit: self.audit.clone(),
+                    times: self.shells,
+                };
+                shell::accept(&mut request, pass, session)
             }
             Awake::App(entered) => {
                 let prepared = self.preparation.prepare(entered, peer, id, request)?;

@@ -32,6 +32,8 @@ use tokio_rustls::client::TlsStream;
 use super::shares::Shares;
 use super::shares::config::EndpointConnections;
 use super::{Proxy, Settings};
+use crate::audit::shells::ShellAudit;
+use crate::audit::{Audit, AuditConfig};
 use crate::clock::Clock;
 use crate::driver::context::NoObserver;
 use crate::driver::deadlines::Deadlines;
@@ -108,6 +110,8 @@ pub(super) struct Host {
     address: SocketAddr,
     roots: rustls::RootCertStore,
     certificate_pem: String,
+    /// The audit log with its folder.
+    audit: (Audit, tempfile::TempDir),
     _end: watch::Sender<bool>,
 }
 
@@ -157,7 +161,11 @@ impl Host {
         let tokens = Tokens::open(&db, clock, "us-east-1").await.unwrap();
         let settings = wish.settings();
         let metrics = Metrics::new();
-        let proxy = Proxy::new(microvms.clone(), tokens.clone(), metrics.clone(), settings);
+        let log = tempfile::tempdir().unwrap();
+        let audit = Audit::open(log.path(), AuditConfig::default(), clock).unwrap();
+        let shells = ShellAudit::new(audit.clone(), "us-east-1".to_owned());
+        let proxy =
+            Proxy::new(microvms.clone(), tokens.clone(), metrics.clone(), settings).with_audit(shells);
         let shares = Arc::clone(&proxy.shares);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -175,6 +183,7 @@ impl Host {
             address,
             roots,
             certificate_pem,
+            audit: (audit, log),
             _end: end,
         };
         host.until(MicrovmState::Running).await;
@@ -201,6 +210,7 @@ impl Host {
             kind: Kind::Http,
             ports: vec![(8000, 9999)],
             minutes: 60,
+            maker: None,
         }
     }
 

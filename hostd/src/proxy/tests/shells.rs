@@ -12,7 +12,8 @@ pub(super) type Socket = WebSocketStream<TlsStream<TcpStream>>;
 
 impl Host {
     pub(super) fn shell_token(&self) -> String {
-        self.tokens.mint(&Grant { kind: Kind::Shell, ports: Vec::new(), ..Self::grant() }).unwrap()
+        let maker = Some("HKmaker".to_owned());
+        self.tokens.mint(&Grant { kind: Kind::Shell, ports: Vec::new(), maker, ..Self::grant() }).unwrap()
     }
 
     pub(super) async fn shell(&self, path: &str) -> Socket {
@@ -119,4 +120,41 @@ async fn a_shell_that_does_not_start_says_why_and_ends() {
     let mut socket = host.shell("/").await;
     socket.send(Message::text("typed")).await.unwrap();
     assert_eq!(shown(&mut socket).await, "TYPED");
+}
+
+#[tokio::test]
+async fn a_shell_is_audited_when_it_opens_and_when_it_ends() {
+    let host = Host::new().await;
+    let read = || std::fs::read_to_string(host.audit.1.path().join("audit.jsonl")).unwrap();
+    let mut socket = host.shell("/?ext=1").await;
+    socket.send(Message::text("{\"type\":\"resize\",\"cols\":1,\"rows\":2}")).await.unwrap();
+    assert_eq!(shown(&mut socket).await, "1x2");
+    // The event is in the file before anything happens in the shell.
+    let opened: serde_json::Value = serde_json::from_str(read().trim()).unwrap();
+    assert_eq!(
+        (&opened["eventName"], &opened["eventCategory"], &opened["sourceIPAddress"]),
+        (&"OpenMicrovmShell".into(), &"Data".into(), &"127.0.0.1".into())
+    );
+    let who = &opened["userIdentity"];
+    assert_eq!((&who["accountId"], &who["accessKeyId"]), (&ACCOUNT.into(), &"HKmaker".into()));
+    assert_eq!(opened["requestParameters"]["microvmIdentifier"], "microvm-1");
+    socket.send(Message::binary("exit 7")).await.unwrap();
+    drop(socket.next().await);
+    closed(&mut socket).await;
+    // A client that just goes is audited, too.
+    drop(host.shell("/").await);
+    let closed = async || loop {
+        host.audit.0.flush().await;
+        let lines: Vec<serde_json::Value> =
+            read().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let closed = lines.iter().filter(|line| line["eventName"] == "CloseMicrovmShell");
+        if closed.clone().count() == 2 {
+            break closed.cloned().collect::<Vec<_>>();
+        }
+        tokio::task::yield_now().await;
+    };
+    let closed = tokio::time::timeout(LONG, closed()).await.unwrap();
+    assert_eq!(closed[0]["additionalEventData"]["exitCode"], 7);
+    assert_eq!(closed[0]["requestID"], opened["requestID"]);
+    assert_eq!(closed[1]["additionalEventData"]["exitCode"], serde_json::Value::Null);
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::exception::{Family, Kind, RETRY, Resource};
 use crate::driver::Full;
 use crate::service::quota::Quota;
+use crate::turns::Busy;
 
 /// Errors about limits: quotas, rates, the capacity of the host.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -27,6 +28,9 @@ pub enum LimitError {
         /// Time after which the call may be repeated.
         retry_after: Duration,
     },
+    /// Too many requests of the account wait for their turn.
+    #[error(transparent)]
+    Busy(#[from] Busy),
     /// The host has not enough free memory.
     #[error(
         "There is not enough capacity: the host has {free_mib} MiB free of the {needed_mib} MiB that this takes. Retry the request later."
@@ -44,7 +48,7 @@ impl LimitError {
     pub(super) fn quota(&self) -> Option<Quota> {
         match self {
             Self::QuotaExceeded { quota, .. } | Self::Throttled { quota, .. } => Some(*quota),
-            Self::Capacity { .. } => None,
+            Self::Busy(_) | Self::Capacity { .. } => None,
         }
     }
 
@@ -53,7 +57,7 @@ impl LimitError {
         match self {
             Self::QuotaExceeded { .. } => None,
             Self::Throttled { retry_after, .. } => Some(*retry_after),
-            Self::Capacity { .. } => Some(RETRY),
+            Self::Busy(_) | Self::Capacity { .. } => Some(RETRY),
         }
     }
 }
@@ -62,7 +66,7 @@ impl Family for LimitError {
     fn kind(&self) -> Kind {
         match self {
             Self::QuotaExceeded { .. } => Kind::Quota,
-            Self::Throttled { .. } => Kind::Throttling,
+            Self::Throttled { .. } | Self::Busy(_) => Kind::Throttling,
             Self::Capacity { .. } => Kind::Capacity,
         }
     }
@@ -72,7 +76,7 @@ impl Family for LimitError {
             Self::QuotaExceeded { quota, resource, .. } => {
                 Some(Resource { kind: quota.resource_type(), id: resource.clone() })
             }
-            Self::Throttled { .. } | Self::Capacity { .. } => None,
+            Self::Throttled { .. } | Self::Busy(_) | Self::Capacity { .. } => None,
         }
     }
 }

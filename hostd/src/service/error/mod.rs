@@ -25,6 +25,7 @@ use crate::access::UnknownCaller;
 use crate::driver::{LaunchError, RequestError};
 use crate::lifecycle::image::NoActiveVersion;
 use crate::store::{CommitError, StoreError};
+use crate::turns::Busy;
 
 use super::host::artifacts::error::ArtifactError;
 use super::quota::{Quota, Throttled};
@@ -209,6 +210,12 @@ impl From<LaunchError> for ServiceError {
 impl From<Throttled> for ServiceError {
     fn from(Throttled { quota, retry_after }: Throttled) -> Self {
         LimitError::Throttled { quota, retry_after }.into()
+    }
+}
+
+impl From<Busy> for ServiceError {
+    fn from(error: Busy) -> Self {
+        LimitError::from(error).into()
     }
 }
 

@@ -27,6 +27,7 @@ impl From<LogError> for ServiceError {
             LogError::Name(_) => Self::invalid("logGroup", error.to_string()),
             LogError::Filter(_) => Self::invalid("contains", error.to_string()),
             LogError::Pattern(_) => Self::invalid("filterPattern", error.to_string()),
+            LogError::Busy(busy) => busy.into(),
             error => Self::internal(error.to_string()),
         }
     }
@@ -171,6 +172,6 @@ impl Handler for proto::TailLogsRequest {
         let (stream, contains) = (request.log_stream.as_deref(), request.contains.as_deref());
         let logs = &service.parts().host.logs;
         let lines = logs.tail(&call.caller.account, group, stream, contains, last).await?;
-        Ok(Answers::new(service, lines.map_ok(Into::into).map_err(Into::into)))
+        Answers::following(call, lines.map_ok(Into::into).map_err(Into::into)).await
     }
 }

@@ -17,7 +17,7 @@ use super::artifacts::error::ArtifactError;
 use super::artifacts::key::Key;
 use super::artifacts::list::Listing;
 use super::artifacts::multipart::{PartName, UploadId};
-use super::artifacts::object::{About, Object};
+use super::artifacts::object::{About, Download, Object};
 use super::artifacts::upload::{Condition, Naming, Stored, Upload, Verify};
 use super::bytes;
 use super::stream::Answers;
@@ -71,7 +71,7 @@ impl Handler for proto::ListArtifactsRequest {
 }
 
 /// The response is the open artifact.
-impl Response for Object {
+impl Response for Download {
     fn json(&self) -> Value {
         Value::Null
     }
@@ -79,21 +79,21 @@ impl Response for Object {
 
 /// An artifact of the account.
 impl Handler for proto::GetArtifactRequest {
-    type Response = Object;
+    type Response = Download;
     type Target = NoImage<Key>;
 
     fn target(&self, _: &Service, _: &Caller) -> Result<Self::Target, ServiceError> {
         Ok(NoImage(Key::new(self.key())?))
     }
 
-    async fn work(call: &mut Admitted<'_, Self>) -> Result<Object, ServiceError> {
+    async fn work(call: &mut Admitted<'_, Self>) -> Result<Download, ServiceError> {
         call.service.parts().host.artifacts.get(&call.caller.account, &call.target.0).await
     }
 }
 
 impl Answers<proto::GetArtifactResponse> {
     /// What is known of an artifact, then its bytes.
-    pub(crate) fn of_artifact(service: &Service, object: Object) -> Self {
+    pub(crate) fn of_artifact(service: &Service, object: Download) -> Self {
         use proto::get_artifact_response::Part;
         let message = |part| proto::GetArtifactResponse { part: Some(part) };
         let about = Part::Artifact(artifact(&service.parts().host.artifacts, &object));

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::super::Service;
 use super::super::error::ServiceError;
-use super::super::pipeline::Response;
+use super::super::pipeline::{Admitted, Handler, Response};
 use crate::panics;
 
 /// A response of many messages. It ends when the daemon shuts down, and after its first error, since a call of gRPC
@@ -15,6 +15,23 @@ use crate::panics;
 pub(crate) struct Answers<T>(Pin<Box<dyn Stream<Item = Result<T, ServiceError>> + Send>>);
 
 impl<T: Send + 'static> Answers<T> {
+    /// The response of a call that follows something, of which an account has a limited number.
+    ///
+    /// # Errors
+    /// [`Busy`](crate::turns::Busy)
+    pub(super) async fn following<H: Handler>(
+        call: &Admitted<'_, H>,
+        messages: impl Stream<Item = Result<T, ServiceError>> + Send + 'static,
+    ) -> Result<Self, ServiceError> {
+        let turn = call.service.followers().take(&call.caller.account).await?;
+        let Self(messages) = Self::new(call.service, messages);
+        let held = stream::unfold((messages, turn), |(mut messages, turn)| async {
+            let message = messages.next().await?;
+            Some((message, (messages, turn)))
+        });
+        Ok(Self(Box::pin(held)))
+    }
+
     /// The response of these messages. A panic while a message is produced becomes an internal error.
     pub(super) fn new(
         service: &Service,

@@ -4,13 +4,13 @@ use futures_util::{StreamExt as _, stream};
 use hearth_model::image::ImageName;
 use hearth_model::version::ImageVersion;
 use hearth_proto::host::v1 as proto;
-use tokio::sync::broadcast::error::RecvError;
 
 use super::super::Service;
 use super::super::error::{HostError, ImageError, ServiceError};
 use super::super::pipeline::{Admitted, Handler, NoImage};
 use super::stream::Answers;
 use crate::access::Caller;
+use crate::events::Missed;
 
 /// Changes of state in the account, from now on, until the client has missed some because it reads too slowly. The target is the resource that the request names, as events contain
 /// it: the ARN of an image, or the id of a microVM.
@@ -29,26 +29,21 @@ impl Handler for proto::WatchEventsRequest {
     }
 
     async fn work(call: &mut Admitted<'_, Self>) -> Result<Self::Response, ServiceError> {
-        let (account, resource) = (call.caller.account.clone(), call.target.0.take());
-        let wanted = move |owner: &str, event: &proto::Event| {
-            owner == account && resource.as_ref().is_none_or(|resource| *resource == event.resource)
-        };
-        let events = call.service.parts().host.events.subscribe();
-        let events = stream::unfold((events, wanted), |(mut events, wanted)| async move {
+        let resource = call.target.0.take();
+        let follower = call.service.parts().host.events.follow(&call.caller.account);
+        let events = stream::unfold((follower, resource), |(mut follower, resource)| async move {
             loop {
-                match events.recv().await {
-                    Ok((owner, event)) if wanted(&owner, &event) => {
-                        return Some((Ok(event), (events, wanted)));
+                let event = match follower.next().await {
+                    Ok(event) if resource.as_ref().is_some_and(|resource| *resource != event.resource) => {
+                        continue;
                     }
-                    Ok(_) => {}
-                    Err(RecvError::Closed) => return None,
-                    Err(RecvError::Lagged(missed)) => {
-                        return Some((Err(HostError::EventsMissed(missed).into()), (events, wanted)));
-                    }
-                }
+                    Ok(event) => Ok(event),
+                    Err(Missed(missed)) => Err(HostError::EventsMissed(missed).into()),
+                };
+                return Some((event, (follower, resource)));
             }
         });
-        Ok(Answers::new(call.service, events))
+        Answers::following(call, events).await
     }
 }
 
@@ -72,7 +67,7 @@ impl Handler for proto::WatchBuildRequest {
             .transpose()?;
         let watch = service.images().watch(&image.account, &image.name, number)?;
         let watch = watch.ok_or_else(|| version.map_or_else(|| ImageError::NotFound(arn()), no_version))?;
-        Ok(Answers::new(service, watch.into_stream().map(Ok)))
+        Answers::following(call, watch.into_stream().map(Ok)).await
     }
 }
 
@@ -92,11 +87,21 @@ mod tests {
             let request = proto::WatchEventsRequest::default();
             Box::pin(host.service.call_as(&developer, request).await.unwrap().messages())
         };
-        let publish = |resource: &str| {
+        let publish_of = |account: &str, resource: &str| {
             let event = proto::Event { resource: resource.into(), ..proto::Event::default() };
-            host.service.parts().host.events.publish(ACCOUNT, event);
+            host.service.parts().host.events.publish(account, event);
         };
+        let publish = |resource: &str| publish_of(ACCOUNT, resource);
+        let other = caller("999999999999", [Policy::everything()].into());
+        let request = proto::WatchEventsRequest::default();
+        let _of_other = host.service.call_as(&other, request).await.unwrap();
         let mut slow = watch().await;
+        publish("microvm-first");
+        for number in 0..10_000 {
+            publish_of("999999999999", &format!("microvm-{number}"));
+        }
+        let first = slow.next().await.unwrap().unwrap();
+        assert_eq!(first.resource, "microvm-first", "another account's events count for that account");
         for number in 0..10_000 {
             publish(&format!("microvm-{number}"));
         }
@@ -109,5 +114,18 @@ mod tests {
         let mut again = watch().await;
         publish("microvm-1");
         assert_eq!(again.next().await.unwrap().unwrap().resource, "microvm-1");
+    }
+    #[tokio::test]
+    async fn an_account_follows_with_a_limited_number_of_calls() {
+        let host = host(Profile::Default).await;
+        let developer = caller(ACCOUNT, [Policy::everything()].into());
+        let watch = || host.service.call_as(&developer, proto::WatchEventsRequest::default());
+        let mut open = Vec::new();
+        for _ in 0..128 {
+            open.push(watch().await.unwrap());
+        }
+        assert_eq!(watch().await.err().unwrap().exception().name, "ThrottlingException");
+        open.pop();
+        watch().await.unwrap();
     }
 }

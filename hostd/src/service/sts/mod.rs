@@ -127,7 +127,7 @@ impl Service {
     ///
     /// # Errors
     /// [`StsError`]
-    pub(crate) fn sts(&self, incoming: &Incoming, request: &Request) -> Result<Answer, StsError> {
+    pub(crate) async fn sts(&self, incoming: &Incoming, request: &Request) -> Result<Answer, StsError> {
         let result = match &incoming.caller {
             Ok(caller) => self.perform_sts(caller, request),
             Err(_) => Err(StsError::Unauthenticated),
@@ -141,7 +141,7 @@ impl Service {
             );
         }
         let error = result.as_ref().err().map(|error| (error.code().0, error.to_string()));
-        self.parts().observer.sts(StsCall {
+        let recorded = self.parts().observer.sts(StsCall {
             action: request.action(),
             caller: incoming.caller.as_ref().ok(),
             request_id: &incoming.request_id,
@@ -152,6 +152,7 @@ impl Service {
             error: error.as_ref().map(|(code, message)| (*code, message.as_str())),
             took: incoming.since.elapsed(),
         });
+        recorded.done().await;
         result
     }
 

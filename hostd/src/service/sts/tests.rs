@@ -98,9 +98,9 @@ fn request(parameters: &[(&str, &str)]) -> Request {
     Request::AssumeRole(AssumeRole(parameters.iter().map(owned).collect::<BTreeMap<_, _>>()))
 }
 
-fn assume(host: &Host, caller: &Caller, role: &str) -> Result<TemporaryCredentials, StsError> {
+async fn assume(host: &Host, caller: &Caller, role: &str) -> Result<TemporaryCredentials, StsError> {
     let request = request(&[("RoleArn", role), ("RoleSessionName", "me@work"), ("DurationSeconds", "900")]);
-    match host.service.sts(&incoming(caller), &request)? {
+    match host.service.sts(&incoming(caller), &request).await? {
         Answer::Assumed { credentials, .. } => Ok(credentials),
         other => panic!("{other:?}"),
     }
@@ -125,7 +125,7 @@ fn caller(
 async fn a_session_may_do_what_its_maker_and_its_role_both_may() {
     let host = host().await;
     let access = access(&host, CONFIG);
-    let credentials = assume(&host, &developer(&access), APP).unwrap();
+    let credentials = assume(&host, &developer(&access), APP).await.unwrap();
     assert!(credentials.access_key_id.starts_with("ASIA") && credentials.access_key_id.len() == 20);
     let session = caller(&access, &credentials, SystemTime::now()).unwrap();
     assert_eq!(session.account, "111122223333");
@@ -139,7 +139,7 @@ async fn a_session_may_do_what_its_maker_and_its_role_both_may() {
     assert!(!session.may_pass("web-1", APP), "the role may not pass itself");
 
     let Answer::Identity { account, identity } =
-        host.service.sts(&incoming(&session), &Request::GetCallerIdentity).unwrap()
+        host.service.sts(&incoming(&session), &Request::GetCallerIdentity).await.unwrap()
     else {
         panic!("another answer");
     };
@@ -151,7 +151,7 @@ async fn a_session_may_do_what_its_maker_and_its_role_both_may() {
 async fn a_session_ends_with_its_time() {
     let host = host().await;
     let access = access(&host, CONFIG);
-    let credentials = assume(&host, &developer(&access), APP).unwrap();
+    let credentials = assume(&host, &developer(&access), APP).await.unwrap();
     let end = credentials.expiration;
     caller(&access, &credentials, end - Duration::from_secs(1)).unwrap();
     assert_eq!(caller(&access, &credentials, end).unwrap_err(), SignatureError::ExpiredToken);
@@ -161,7 +161,7 @@ async fn a_session_ends_with_its_time() {
 #[tokio::test]
 async fn a_session_ends_as_soon_as_the_configuration_does_not_know_its_maker_or_its_role() {
     let host = host().await;
-    let credentials = assume(&host, &developer(&access(&host, CONFIG)), APP).unwrap();
+    let credentials = assume(&host, &developer(&access(&host, CONFIG)), APP).await.unwrap();
     let with = |from: &str, to: &str| {
         assert!(CONFIG.contains(from), "{from}");
         caller(&access(&host, &CONFIG.replacen(from, to, 1)), &credentials, SystemTime::now())
@@ -185,7 +185,7 @@ async fn a_session_ends_as_soon_as_the_configuration_does_not_know_its_maker_or_
 #[tokio::test]
 async fn a_session_outlives_a_restart() {
     let host = host().await;
-    let credentials = assume(&host, &developer(&access(&host, CONFIG)), APP).unwrap();
+    let credentials = assume(&host, &developer(&access(&host, CONFIG)), APP).await.unwrap();
     let tokens = Tokens::open(&host.daemon.db, host.clock, "us-east-1").await.unwrap();
     let again = access_with(&host, tokens, CONFIG);
     caller(&again, &credentials, SystemTime::now()).unwrap();
@@ -196,7 +196,8 @@ async fn a_token_belongs_to_its_key_and_its_secret() {
     let host = host().await;
     let access = access(&host, CONFIG);
     let developer = developer(&access);
-    let [one, other] = [(); 2].map(|()| assume(&host, &developer, APP).unwrap());
+    let one = assume(&host, &developer, APP).await.unwrap();
+    let other = assume(&host, &developer, APP).await.unwrap();
     assert_ne!(one.secret, other.secret);
     let now = SystemTime::now();
     let signed = |key: &str, secret: &str, token: Option<&str>| {
@@ -226,7 +227,7 @@ async fn who_may_not_assume_a_role_is_told_so() {
     let host = host().await;
     let access = access(&host, CONFIG);
     let developer = developer(&access);
-    let session = caller(&access, &assume(&host, &developer, APP).unwrap(), SystemTime::now()).unwrap();
+    let session = caller(&access, &assume(&host, &developer, APP).await.unwrap(), SystemTime::now()).unwrap();
     let local = Caller { principal: "uid:0".into(), ..developer.clone() };
     let reader = key(&access, "AKIREADER", "another long secret");
     for (caller, role, why) in [
@@ -244,7 +245,7 @@ async fn who_may_not_assume_a_role_is_told_so() {
         (&session, "arn:aws:iam::111122223333:role/other", "a session of a role cannot assume another role"),
         (&local, APP, "only an access key of the configuration can assume a role"),
     ] {
-        let error = assume(&host, caller, role).unwrap_err();
+        let error = assume(&host, caller, role).await.unwrap_err();
         assert_eq!(error.code(), ("AccessDenied", 403));
         let principal = &caller.principal;
         let expected = format!(
@@ -260,7 +261,7 @@ async fn a_role_of_another_account_gives_nothing_in_that_account() {
     let rules = json!({"rules": {OTHER: {"accounts": ["111122223333"]}}});
     let host = host_with(Limits::default(), serde_json::from_value(rules).unwrap()).await;
     let access = access(&host, CONFIG);
-    let credentials = assume(&host, &developer(&access), OTHER).unwrap();
+    let credentials = assume(&host, &developer(&access), OTHER).await.unwrap();
     let session = caller(&access, &credentials, SystemTime::now()).unwrap();
     assert_eq!(session.account, "111122223333");
     assert!(session.may(Operation::RunMicrovm, Some("web-1")));
@@ -271,21 +272,21 @@ async fn a_role_of_another_account_gives_nothing_in_that_account() {
 async fn constraints_are_said_as_aws_says_them() {
     let host = host().await;
     let developer = developer(&access(&host, CONFIG));
-    let failed = |parameters: &[(&str, &str)]| {
-        let error = host.service.sts(&incoming(&developer), &request(parameters)).unwrap_err();
+    let failed = async |parameters: &[(&str, &str)]| {
+        let error = host.service.sts(&incoming(&developer), &request(parameters)).await.unwrap_err();
         (error.code().0, error.to_string())
     };
     let (role, name) = (("RoleArn", APP), ("RoleSessionName", "me"));
     let validation = |message: &str| ("ValidationError", message.to_owned());
     assert_eq!(
-        failed(&[]),
+        failed(&[]).await,
         validation(
             "2 validation errors detected: Value null at 'roleArn' failed to satisfy constraint: Member must not be null; \
              Value null at 'roleSessionName' failed to satisfy constraint: Member must not be null"
         )
     );
     assert_eq!(
-        failed(&[role, ("RoleSessionName", "not me")]),
+        failed(&[role, ("RoleSessionName", "not me")]).await,
         validation(
             "1 validation error detected: Value 'not me' at 'roleSessionName' failed to satisfy constraint: Member must \
              satisfy regular expression pattern: [\\w+=,.@-]*"
@@ -299,15 +300,15 @@ async fn constraints_are_said_as_aws_says_them() {
         let expected = format!(
             "1 validation error detected: Value '{seconds}' at 'durationSeconds' failed to satisfy constraint: {constraint}"
         );
-        assert_eq!(failed(&[role, name, ("DurationSeconds", seconds)]), validation(&expected));
+        assert_eq!(failed(&[role, name, ("DurationSeconds", seconds)]).await, validation(&expected));
     }
-    assert_eq!(failed(&[role, name, ("DurationSeconds", "an hour")]).0, "MalformedInput");
+    assert_eq!(failed(&[role, name, ("DurationSeconds", "an hour")]).await.0, "MalformedInput");
     let arn = "arn:aws:iam::111122223333:user/app";
-    assert_eq!(failed(&[("RoleArn", arn), name]), validation(&format!("{arn} is invalid")));
+    assert_eq!(failed(&[("RoleArn", arn), name]).await, validation(&format!("{arn} is invalid")));
     for parameter in
         ["Policy", "PolicyArns.member.1.arn", "Tags.member.1.Key", "SerialNumber", "SourceIdentity"]
     {
-        let (code, message) = failed(&[role, name, (parameter, "x")]);
+        let (code, message) = failed(&[role, name, (parameter, "x")]).await;
         let known = parameter.split('.').next().unwrap();
         assert_eq!(code, "ValidationError");
         assert!(
@@ -316,7 +317,7 @@ async fn constraints_are_said_as_aws_says_them() {
         );
     }
     let request = request(&[role, name, ("DurationSeconds", "43200"), ("ExternalId", "any")]);
-    host.service.sts(&incoming(&developer), &request).unwrap();
+    host.service.sts(&incoming(&developer), &request).await.unwrap();
 }
 
 #[tokio::test]
@@ -324,13 +325,13 @@ async fn every_call_is_observed_and_counted() {
     let limits = Limits { sts: Rate::new(1, 2), ..Limits::default() };
     let host = host_with(limits, RolesConfig::default()).await;
     let developer = developer(&access(&host, CONFIG));
-    let credentials = assume(&host, &developer, APP).unwrap();
-    host.service.sts(&incoming(&developer), &Request::GetCallerIdentity).unwrap();
-    let error = assume(&host, &developer, APP).unwrap_err();
+    let credentials = assume(&host, &developer, APP).await.unwrap();
+    host.service.sts(&incoming(&developer), &Request::GetCallerIdentity).await.unwrap();
+    let error = assume(&host, &developer, APP).await.unwrap_err();
     assert_eq!(error.code(), ("Throttling", 400));
     assert!(error.retry_after().unwrap() <= Duration::from_secs(1));
     let unknown = Incoming { caller: Err(crate::access::UnknownCaller::Invalid), ..incoming(&developer) };
-    host.service.sts(&unknown, &Request::GetCallerIdentity).unwrap_err();
+    host.service.sts(&unknown, &Request::GetCallerIdentity).await.unwrap_err();
 
     let seen = host.outside.observed.sts.lock().unwrap().clone();
     let calls: Vec<_> = seen.iter().map(|call| (call.action, call.code)).collect();

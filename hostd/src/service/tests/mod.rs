@@ -32,6 +32,7 @@ use super::observe::{Call, CallObserver, StsCall};
 use super::pipeline::{Handler, Incoming};
 use super::{Limits, Operation, Parts, Profile, Service, ServiceConfig, ServiceError};
 use crate::access::{Caller, Policy};
+use crate::audit::Recorded;
 use crate::builds::tests::double::{ACCOUNT, Daemon, settings};
 use crate::clock::Clock;
 use crate::driver::context::NoObserver;
@@ -100,16 +101,17 @@ impl CallObserver for Observed {
         true
     }
 
-    fn called(&self, call: Call<'_>) {
+    fn called(&self, call: Call<'_>) -> Recorded {
         self.calls.lock().unwrap().push(Seen {
             operation: call.operation,
             request_id: call.request_id.to_owned(),
             request: call.request,
             exception: call.error.map(|error| error.exception().name),
         });
+        Recorded::default()
     }
 
-    fn sts(&self, call: StsCall<'_>) {
+    fn sts(&self, call: StsCall<'_>) -> Recorded {
         self.sts.lock().unwrap().push(SeenSts {
             action: call.action,
             caller: call.caller.map(|caller| caller.principal.clone()),
@@ -117,6 +119,7 @@ impl CallObserver for Observed {
             response: call.response,
             code: call.error.map(|(code, _)| code),
         });
+        Recorded::default()
     }
 }
 

@@ -23,7 +23,7 @@ use super::verify::Checksums;
 use crate::service::Service;
 use crate::service::host::artifacts::key::Key;
 use crate::service::host::artifacts::multipart::PartName;
-use crate::service::host::artifacts::object::Object;
+use crate::service::host::artifacts::object::Download;
 use crate::service::host::objects::{Put, PutObject, PutStep};
 use crate::service::pipeline::{Handler, Incoming};
 
@@ -94,7 +94,7 @@ impl Bucket {
         key: String,
         if_match: Option<&ETagCondition>,
         if_none_match: Option<&ETagCondition>,
-    ) -> S3Result<Object> {
+    ) -> S3Result<Download> {
         self.check(bucket)?;
         let object = self.perform(proto::GetArtifactRequest { key: Some(key) }).await?;
         let is = |condition: &ETagCondition| match condition {

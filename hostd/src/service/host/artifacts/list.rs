@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::error::ArtifactError;
 use super::key::Key;
 use super::object::Object;
-use super::{Artifacts, ServiceError, blocking};
+use super::{Artifacts, ServiceError};
 
 /// Bytes that an artifact takes in an answer beside its key, which stands there twice: the name of the bucket, which has
 /// 63 at most, an ETag, a time, a size.
@@ -43,8 +43,7 @@ impl Artifacts {
     /// # Errors
     /// Errors of the system.
     pub(crate) async fn list(&self, account: &str, listing: Listing) -> Result<Listed, ServiceError> {
-        let (artifacts, account) = (self.clone(), account.to_owned());
-        blocking(move || artifacts.page(&account, &listing)).await
+        self.blocking(account, move |artifacts, account| artifacts.page(account, &listing)).await
     }
 
     fn page(&self, account: &str, listing: &Listing) -> Result<Listed, ArtifactError> {

@@ -35,9 +35,10 @@ use hearth_model::account::is_account;
 
 use self::error::ArtifactError;
 use self::key::Key;
-use self::object::Object;
+use self::object::{Download, Object};
 use super::super::error::ServiceError;
-use crate::panics::{self, poisoned};
+use crate::panics::poisoned;
+use crate::turns::{Limits, Turns};
 
 /// The local bucket. Clones are cheap and share it.
 #[derive(Debug, Clone)]
@@ -50,6 +51,8 @@ struct Shared {
     bucket: String,
     folder: PathBuf,
     max_bytes: u64,
+    /// Turns at reading and writing files for clients.
+    turns: Turns,
     /// Held while an artifact is replaced or removed, so that conditions about what is there hold until then.
     change: Mutex<()>,
 }
@@ -74,6 +77,7 @@ impl Artifacts {
             bucket: bucket.to_owned(),
             folder: folder.to_owned(),
             max_bytes,
+            turns: Turns::new(Limits::FILES),
             change: Mutex::default(),
         };
         let artifacts = Self { shared: Arc::new(shared) };
@@ -106,9 +110,10 @@ impl Artifacts {
     ///
     /// # Errors
     /// [`ArtifactError::NoKey`]; errors of the system.
-    pub(crate) async fn get(&self, account: &str, key: &Key) -> Result<Object, ServiceError> {
-        let (artifacts, account, key) = (self.clone(), account.to_owned(), key.clone());
-        blocking(move || artifacts.find(&account, &key)).await
+    pub(crate) async fn get(&self, account: &str, key: &Key) -> Result<Download, ServiceError> {
+        let key = key.clone();
+        let object = self.blocking(account, move |artifacts, account| artifacts.find(account, &key)).await?;
+        Ok(Download::new(object, self.shared.turns.of(account)))
     }
 
     /// Removes an artifact of an account; one that does not exist counts as removed.
@@ -116,9 +121,9 @@ impl Artifacts {
     /// # Errors
     /// Errors of the system.
     pub(crate) async fn remove(&self, account: &str, key: &Key) -> Result<(), ServiceError> {
-        let (artifacts, account, key) = (self.clone(), account.to_owned(), key.clone());
-        blocking(move || {
-            let place = artifacts.place(&account)?;
+        let key = key.clone();
+        self.blocking(account, move |artifacts, account| {
+            let place = artifacts.place(account)?;
             let _change = artifacts.change();
             match fs::remove_file(key.path(&place.objects)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -138,6 +143,16 @@ impl Artifacts {
 
     fn change(&self) -> MutexGuard<'_, ()> {
         self.shared.change.lock().unwrap_or_else(poisoned)
+    }
+
+    /// Runs work on files of an account on a thread where it may block, when it is the account's turn.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        account: &str,
+        work: impl FnOnce(&Self, &str) -> Result<T, ArtifactError> + Send + 'static,
+    ) -> Result<T, ServiceError> {
+        let (artifacts, owner) = (self.clone(), account.to_owned());
+        Ok(self.shared.turns.run(account, move || work(&artifacts, &owner)).await??)
     }
 
     /// The accounts that have folders.
@@ -185,13 +200,6 @@ impl LocalBucket for Artifacts {
             Err(error) => Err(io::Error::other(error)),
         }
     }
-}
-
-/// Runs work on files on a thread where it may block.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ArtifactError> + Send + 'static,
-) -> Result<T, ServiceError> {
-    Ok(panics::blocking(work).await?)
 }
 
 /// Makes a folder with its parents, accessible by the daemon's user only.

@@ -14,7 +14,7 @@ use super::error::ArtifactError;
 use super::key::{Key, hex};
 use super::object::{About, Object};
 use super::upload::{Condition, Stored, Upload, Verify, Written, complete, place};
-use super::{Artifacts, Place, ServiceError, blocking, make_folder, sync_folder};
+use super::{Artifacts, Place, ServiceError, make_folder, sync_folder};
 
 /// Greatest number of a part.
 const PART_MAX: u32 = 10_000;
@@ -70,9 +70,8 @@ impl Artifacts {
     ) -> Result<UploadId, ServiceError> {
         key.check_new()?;
         let about = About { key: key.as_str().to_owned(), ..about };
-        let (artifacts, account) = (self.clone(), account.to_owned());
-        blocking(move || {
-            let place = artifacts.place(&account)?;
+        self.blocking(account, move |artifacts, account| {
+            let place = artifacts.place(account)?;
             about.check()?;
             let _change = artifacts.change();
             if fs::read_dir(&place.uploads)?.count() >= UPLOADS_MAX {
@@ -103,9 +102,9 @@ impl Artifacts {
         if !(1..=PART_MAX).contains(&number) {
             return Err(ArtifactError::PartNumber.into());
         }
-        let (artifacts, owner, key) = (self.clone(), account.to_owned(), key.clone());
-        let left = blocking(move || {
-            let folder = artifacts.upload(&owner, &key, id)?.0;
+        let key = key.clone();
+        let left = self.blocking(account, move |artifacts, account| {
+            let folder = artifacts.upload(account, &key, id)?.0;
             let mut left = artifacts.max_bytes();
             for entry in fs::read_dir(&folder)? {
                 let path = entry?.path();
@@ -132,11 +131,11 @@ impl Artifacts {
     ) -> Result<Stored, ServiceError> {
         let Written { file, temporary, etag, bytes, .. } = upload.written().await?;
         let stored = Stored { key: key.as_str().to_owned(), etag: etag.clone(), bytes };
-        let (artifacts, account, key) = (self.clone(), account.to_owned(), key.clone());
-        blocking(move || {
+        let key = key.clone();
+        self.blocking(account, move |artifacts, account| {
             complete(file, &About { key: key.as_str().to_owned(), etag, ..About::default() })?;
             let _change = artifacts.change();
-            let folder = artifacts.upload(&account, &key, id)?.0;
+            let folder = artifacts.upload(account, &key, id)?.0;
             place(temporary, &part(&folder, number), &folder)
         })
         .await?;
@@ -156,8 +155,11 @@ impl Artifacts {
         verify: Option<Box<dyn Verify>>,
         condition: Condition,
     ) -> Result<Stored, ServiceError> {
-        let (artifacts, account, key) = (self.clone(), account.to_owned(), key.clone());
-        blocking(move || artifacts.join(&account, &key, id, &parts, verify, &condition)).await
+        let key = key.clone();
+        let join = move |artifacts: &Self, account: &str| {
+            artifacts.join(account, &key, id, &parts, verify, &condition)
+        };
+        self.blocking(account, join).await
     }
 
     fn join(
@@ -208,10 +210,10 @@ impl Artifacts {
         account: &str,
         (key, id): (&Key, UploadId),
     ) -> Result<(), ServiceError> {
-        let (artifacts, account, key) = (self.clone(), account.to_owned(), key.clone());
-        blocking(move || {
+        let key = key.clone();
+        self.blocking(account, move |artifacts, account| {
             let _change = artifacts.change();
-            let folder = artifacts.upload(&account, &key, id)?.0;
+            let folder = artifacts.upload(account, &key, id)?.0;
             Ok(fs::remove_dir_all(folder)?)
         })
         .await

@@ -14,8 +14,10 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Deref;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -24,7 +26,7 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::error::ArtifactError;
-use crate::panics;
+use crate::turns::AccountTurns;
 
 const MAGIC: &[u8; 8] = b"hearthob";
 const VERSION: u32 = 1;
@@ -121,6 +123,20 @@ impl Object {
         let about = serde_json::from_slice(&about).map_err(|error| damaged(&error.to_string()))?;
         Ok(Some(Self { about, bytes, modified: data.modified()?, file }))
     }
+}
+
+/// An artifact that a client reads.
+#[derive(Debug)]
+pub(crate) struct Download {
+    object: Object,
+    /// The client's turns at reading.
+    turns: AccountTurns,
+}
+
+impl Download {
+    pub(super) fn new(object: Object, turns: AccountTurns) -> Self {
+        Self { object, turns }
+    }
 
     /// The bytes from `offset` on, `length` of them, as far as they are there.
     pub(crate) fn read(
@@ -128,24 +144,34 @@ impl Object {
         offset: u64,
         length: u64,
     ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-        let end = offset.saturating_add(length).min(self.bytes);
-        let file = std::sync::Arc::new(self.file);
+        let Self { object, turns } = self;
+        let end = offset.saturating_add(length).min(object.bytes);
+        let file = Arc::new(object.file);
         let read = move |at: u64| {
-            let file = std::sync::Arc::clone(&file);
+            let (file, turns) = (Arc::clone(&file), turns.clone());
             async move {
                 let wanted = end.saturating_sub(at).min(CHUNK);
                 if wanted == 0 {
                     return Ok(None);
                 }
                 let mut chunk = vec![0; usize::try_from(wanted).unwrap_or_default()];
-                let chunk = panics::blocking(move || {
+                let read = turns.run(move || {
                     file.read_exact_at(&mut chunk, at)?;
                     io::Result::Ok(chunk)
-                })
-                .await?;
+                });
+                let chunk =
+                    read.await.map_err(|busy| io::Error::new(io::ErrorKind::ResourceBusy, busy))??;
                 Ok(Some((Bytes::from(chunk), at.saturating_add(wanted))))
             }
         };
         futures_util::stream::try_unfold(offset, read).into_stream()
+    }
+}
+
+impl Deref for Download {
+    type Target = Object;
+
+    fn deref(&self) -> &Object {
+        &self.object
     }
 }

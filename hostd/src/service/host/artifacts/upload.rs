@@ -1,18 +1,21 @@
 //! Writing an artifact.
 
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use s3s::crypto::{Checksum as _, Md5};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempPath;
-use tokio::fs::File;
-use tokio::io::AsyncWriteExt as _;
 
 use super::error::ArtifactError;
 use super::key::{ArtifactName, Key, hex};
 use super::object::{About, Object};
-use super::{Artifacts, ServiceError, blocking, sync_folder};
+use super::{Artifacts, ServiceError, sync_folder};
+use crate::turns::AccountTurns;
+
+/// Bytes that are collected before they are written.
+const CHUNK: usize = 256 << 10;
 
 /// What an artifact is called.
 #[derive(Debug)]
@@ -48,7 +51,12 @@ pub(crate) trait Verify: Send {
 
 /// An upload in progress. If it is dropped before it is finished, it leaves nothing behind.
 pub(crate) struct Upload {
-    file: File,
+    /// Absent while a thread writes into it, and after that has failed.
+    file: Option<File>,
+    /// Bytes that are not in the file yet.
+    buffer: Vec<u8>,
+    /// The client's turns at writing.
+    turns: AccountTurns,
     temporary: TempPath,
     pub(super) md5: Md5,
     sha256: Option<Sha256>,
@@ -88,14 +96,23 @@ impl Artifacts {
         verify: Option<Box<dyn Verify>>,
         max_bytes: u64,
     ) -> Result<Upload, ServiceError> {
-        let (artifacts, account) = (self.clone(), account.to_owned());
-        let (file, temporary) = blocking(move || artifacts.temporary(&account)).await?;
-        let sha256 = by_content.then(Sha256::new);
-        Ok(Upload { file: file.into(), temporary, md5: Md5::new(), sha256, bytes: 0, max_bytes, verify })
+        let (file, temporary) =
+            self.blocking(account, |artifacts, account| artifacts.temporary(account)).await?;
+        Ok(Upload {
+            file: Some(file),
+            buffer: Vec::new(),
+            turns: self.shared.turns.of(account),
+            temporary,
+            md5: Md5::new(),
+            sha256: by_content.then(Sha256::new),
+            bytes: 0,
+            max_bytes,
+            verify,
+        })
     }
 
     /// A file that is being written.
-    pub(super) fn temporary(&self, account: &str) -> Result<(std::fs::File, TempPath), ArtifactError> {
+    pub(super) fn temporary(&self, account: &str) -> Result<(File, TempPath), ArtifactError> {
         let file = tempfile::NamedTempFile::new_in(self.place(account)?.temporary)?;
         Ok(file.into_parts())
     }
@@ -125,8 +142,10 @@ impl Artifacts {
         };
         let stored = Stored { key: key.as_str().to_owned(), etag: etag.clone(), bytes };
         let about = About { key: stored.key.clone(), etag, ..about };
-        let (artifacts, account) = (self.clone(), account.to_owned());
-        blocking(move || artifacts.keep(&account, &key, file, temporary, &about, &condition)).await?;
+        let keep = move |artifacts: &Self, account: &str| {
+            artifacts.keep(account, &key, file, temporary, &about, &condition)
+        };
+        self.blocking(account, keep).await?;
         Ok(stored)
     }
 
@@ -135,7 +154,7 @@ impl Artifacts {
         &self,
         account: &str,
         key: &Key,
-        file: std::fs::File,
+        file: File,
         temporary: TempPath,
         about: &About,
         condition: &Condition,
@@ -160,7 +179,7 @@ impl Artifacts {
 
 /// What was written, before it has a name.
 pub(super) struct Written {
-    pub(super) file: std::fs::File,
+    pub(super) file: File,
     pub(super) temporary: TempPath,
     /// MD5 in hexadecimal.
     pub(super) etag: String,
@@ -185,17 +204,30 @@ impl Upload {
         if let Some(verify) = &mut self.verify {
             verify.update(data);
         }
-        Ok(self.file.write_all(data).await.map_err(ArtifactError::from)?)
+        self.buffer.extend_from_slice(data);
+        if self.buffer.len() >= CHUNK { self.flush().await } else { Ok(()) }
+    }
+
+    /// Writes the buffer into the file.
+    async fn flush(&mut self) -> Result<(), ServiceError> {
+        let unwritten = || ArtifactError::from(io::Error::other("an earlier write has failed"));
+        let mut file = self.file.take().ok_or_else(unwritten)?;
+        let buffer = std::mem::take(&mut self.buffer);
+        let write = move || file.write_all(&buffer).map(|()| file);
+        let file = self.turns.run(write).await?.map_err(ArtifactError::from)?;
+        self.file = Some(file);
+        Ok(())
     }
 
     /// Ends it, and compares it with what was announced.
-    pub(super) async fn written(mut self) -> Result<Written, ArtifactError> {
+    pub(super) async fn written(mut self) -> Result<Written, ServiceError> {
         if let Some(verify) = self.verify.take() {
             verify.finish()?;
         }
-        self.file.flush().await?;
+        self.flush().await?;
+        let unwritten = || ArtifactError::from(io::Error::other("a write has failed"));
         Ok(Written {
-            file: self.file.into_std().await,
+            file: self.file.ok_or_else(unwritten)?,
             temporary: self.temporary,
             etag: hex(&self.md5.finalize()),
             sha256: self.sha256.map(|sha256| sha256.finalize().to_vec()),
@@ -205,7 +237,7 @@ impl Upload {
 }
 
 /// Appends what is known of an artifact to its bytes, and makes both durable.
-pub(super) fn complete(mut file: std::fs::File, about: &About) -> Result<(), ArtifactError> {
+pub(super) fn complete(mut file: File, about: &About) -> Result<(), ArtifactError> {
     file.write_all(&about.encode()?)?;
     Ok(file.sync_all()?)
 }
