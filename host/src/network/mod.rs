@@ -25,6 +25,7 @@ mod error;
 mod namespace;
 mod netlink;
 mod nft;
+mod reach;
 mod rules;
 mod setup;
 mod surroundings;
@@ -35,6 +36,7 @@ use std::net::Ipv4Addr;
 
 pub use config::NetworkConfig;
 pub use error::NetworkError;
+pub use reach::Reach;
 
 use namespace::Namespace;
 use netlink::Netlink;
