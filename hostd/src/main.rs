@@ -15,6 +15,7 @@ use hearth_hostd::config::{Config, DEFAULT_FILE};
 use hearth_hostd::store::rocks::backup::restore;
 use hearth_hostd::store::rocks::{RocksOptions, RocksStore};
 use hearth_hostd::{daemon, panics};
+use hearth_image_builder::artifact::WorkerArguments;
 use tracing_subscriber::EnvFilter;
 
 #[cfg(panic = "abort")]
@@ -52,6 +53,8 @@ enum Command {
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    #[command(hide = true)]
+    FetchWorker(WorkerArguments),
     Init(Init),
     /// Look after the store while the daemon is not running
     #[command(subcommand)]
@@ -70,6 +73,10 @@ enum StoreCommand {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    // It enters its jail before there is a second thread.
+    if let Some(Command::FetchWorker(worker)) = arguments.command {
+        return worker.run();
+    }
     match execute(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -86,6 +93,7 @@ fn execute(arguments: Arguments) -> Result<()> {
             panics::install();
             run(read_config(arguments.config.as_deref())?)
         }
+        Some(Command::FetchWorker(_)) => Ok(()),
         Some(Command::Config(command)) => {
             print!("{}", command.execute()?);
             Ok(())

@@ -314,6 +314,8 @@ mod tests {
             ("[logs]\nsegment_bytes = 1", "logs.segment_bytes"),
             ("[jail]\noff = [\"moat\"]", "jail.off"),
             ("[artifacts.registries.\"*\"]\nplain_http = true", "artifacts"),
+            ("[artifacts.registries.\"*\"]\nusername = \"u\"\npassword = \"p\"", "artifacts"),
+            ("[artifacts.registries.\"r.example\"]\nendpoints = [\"r.example\"]", "artifacts"),
             ("[roles.rules.\"arn:aws:iam::*\"]\naccounts = [\"1\"]", "roles"),
         ] {
             assert_eq!(keys(text), [key], "{text}");

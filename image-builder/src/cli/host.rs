@@ -10,7 +10,7 @@ use clap::Args;
 use hearth_host::dns::DnsConfig;
 use hearth_host::network::NetworkConfig;
 use hearth_host::roles::{RoleProvider, RolesConfig};
-use hearth_image_builder::artifact::{ArtifactConfig, Fetcher, zip};
+use hearth_image_builder::artifact::{ArtifactConfig, Fetcher, WorkerConfig, zip};
 use hearth_image_builder::build::settings::BuilderLimits;
 use hearth_image_builder::build::{Builder, Settings};
 use hearth_vmm_jail::JailConfig;
@@ -85,7 +85,12 @@ impl HostOptions {
             dns: config.dns,
             builder: limits,
         };
-        let fetcher = Fetcher::new(config.artifacts)?;
+        let worker = WorkerConfig {
+            network: settings.network.clone(),
+            processor_seconds: config.builder.time_seconds,
+            ..WorkerConfig::default()
+        };
+        let fetcher = Fetcher::new(config.artifacts)?.with_worker(worker);
         let roles = Arc::new(RoleProvider::new(config.roles)?);
         Ok(Builder::open(settings, fetcher, roles)?)
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hearth_host::dns::DnsConfig;
 use hearth_host::network::NetworkConfig;
+use hearth_image_builder::artifact::WORKER_IDS;
 use hearth_vmm_jail::config::{DEFAULT_MEMLOCK, DEFAULT_NOFILE};
 use hearth_vmm_jail::{JailConfig, JailMode, OnViolation, Wall};
 use schemars::JsonSchema;
@@ -99,7 +100,8 @@ pub struct JailSettings {
     pub enabled: bool,
     /// Walls that are left out, by name, for debugging.
     pub off: Vec<String>,
-    /// Lowest user and group id that a microVM gets; nothing else on the host may have these.
+    /// Lowest user and group id that a microVM gets; nothing else on the host may have these. Processes that fetch artifacts
+    /// have 1910000000 to 1914194304.
     #[schemars(range(min = 1))]
     pub first_uid: u32,
     /// How many there are: the most microVMs and ready monitors together.
@@ -150,6 +152,12 @@ impl JailSettings {
         let last = self.first_uid.checked_add(self.uids.saturating_sub(1));
         if self.first_uid == 0 || self.uids == 0 || last.is_none_or(|last| last == u32::MAX) {
             let why = "give a range of at least one id, with jail.uids, without 0 and 4294967295";
+            return Err(Problem::new("jail.first_uid", why));
+        }
+        if last.is_some_and(|last| self.first_uid <= *WORKER_IDS.end() && last >= *WORKER_IDS.start()) {
+            let (first, last) = (WORKER_IDS.start(), WORKER_IDS.end());
+            let why =
+                format!("{first} to {last} are ids of processes that fetch artifacts: give another range");
             return Err(Problem::new("jail.first_uid", why));
         }
         Ok(())
@@ -216,6 +224,8 @@ mod tests {
             ("[jail]\noff = [\"moat\"]", "jail.off"),
             ("[jail]\nfirst_uid = 0", "jail.first_uid"),
             ("[jail]\nfirst_uid = 4294967290\nuids = 6", "jail.first_uid"),
+            ("[jail]\nfirst_uid = 1909999999\nuids = 2", "jail.first_uid"),
+            ("[jail]\nfirst_uid = 1914194304", "jail.first_uid"),
         ] {
             let config: HostConfig = toml::from_str(text).unwrap();
             let error = config.check().unwrap_err();
