@@ -16,6 +16,7 @@ use hearth_hostd::store::rocks::backup::restore;
 use hearth_hostd::store::rocks::{RocksOptions, RocksStore};
 use hearth_hostd::turns::BLOCKING_THREADS;
 use hearth_hostd::{daemon, panics};
+use hearth_image_builder::artifact::WorkerArguments;
 use tracing_subscriber::EnvFilter;
 
 #[cfg(panic = "abort")]
@@ -53,6 +54,8 @@ enum Command {
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    #[command(hide = true)]
+    FetchWorker(WorkerArguments),
     Init(Init),
     /// Look after the store while the daemon is not running
     #[command(subcommand)]
@@ -71,6 +74,10 @@ enum StoreCommand {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    // It enters its jail before there is a second thread.
+    if let Some(Command::FetchWorker(worker)) = arguments.command {
+        return worker.run();
+    }
     match execute(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -87,6 +94,7 @@ fn execute(arguments: Arguments) -> Result<()> {
             panics::install();
             run(read_config(arguments.config.as_deref())?)
         }
+        Some(Command::FetchWorker(_)) => Ok(()),
         Some(Command::Config(command)) => {
             print!("{}", command.execute()?);
             Ok(())

@@ -10,7 +10,7 @@ use std::time::Duration;
 use hearth_model::hooks::{HookOutcome, ImageHook};
 
 /// A documented failure code of an image build.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum FailureCode {
     /// The build role may not read the artifact, or its bucket.
     S3AccessDenied,

@@ -7,6 +7,7 @@ mod cli;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use hearth_image_builder::artifact::WorkerArguments;
 
 #[derive(Debug, Parser)]
 #[command(name = "hearth-image-builder", about = "Builds base images and images", version)]
@@ -18,6 +19,8 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Task {
     Base(cli::base::Options),
+    #[command(hide = true)]
+    FetchWorker(WorkerArguments),
     Build(cli::build::Build),
     Run(cli::run::Run),
     Show(cli::show::Show),
@@ -25,6 +28,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
+        Task::FetchWorker(worker) => return worker.run(),
         Task::Base(options) => options.run().map_err(anyhow::Error::from),
         Task::Build(build) => build.run(),
         Task::Run(run) => run.run(),

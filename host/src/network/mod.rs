@@ -31,6 +31,7 @@ mod limits;
 mod namespace;
 mod netlink;
 mod nft;
+mod reach;
 mod rules;
 mod setup;
 mod surroundings;
@@ -43,6 +44,7 @@ use std::net::Ipv4Addr;
 pub use config::NetworkConfig;
 pub use error::NetworkError;
 pub use limits::ConnectionLimits;
+pub use reach::Reach;
 
 use namespace::Namespace;
 use netlink::{Netlink, Which};

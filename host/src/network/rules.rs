@@ -220,7 +220,7 @@ fn forwarding(
 }
 
 /// Networks that no configuration makes reachable.
-fn never(pool: Ipv4Net) -> Vec<Ipv4Net> {
+pub(super) fn never(pool: Ipv4Net) -> Vec<Ipv4Net> {
     vec![
         network([0, 0, 0, 0], 8),
         network(GATEWAY.octets(), PREFIX_LENGTH),

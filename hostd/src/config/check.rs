@@ -322,6 +322,8 @@ mod tests {
             ("[jail]\noff = [\"moat\"]", "jail.off"),
             ("[limits.network]\nburst_packets = 5000000000", "limits.network.burst_packets"),
             ("[artifacts.registries.\"*\"]\nplain_http = true", "artifacts"),
+            ("[artifacts.registries.\"*\"]\nusername = \"u\"\npassword = \"p\"", "artifacts"),
+            ("[artifacts.registries.\"r.example\"]\nendpoints = [\"r.example\"]", "artifacts"),
             ("[roles.rules.\"arn:aws:iam::*\"]\naccounts = [\"1\"]", "roles"),
         ] {
             assert_eq!(keys(text), [key], "{text}");

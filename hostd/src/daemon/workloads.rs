@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use hearth_host::roles::RoleProvider;
-use hearth_image_builder::artifact::Fetcher;
+use hearth_image_builder::artifact::{Fetcher, WorkerConfig};
 use hearth_image_builder::build::{Builder, Settings as BuilderSettings, sweep};
 use hearth_model::shape::Burst;
 
@@ -169,7 +169,14 @@ async fn open_builder(
         limits: config.limits,
         builder: config.builder.limits(),
     };
-    let fetcher = Fetcher::new(config.artifacts())?.with_local(Arc::new(artifacts.clone()));
+    let worker = WorkerConfig {
+        jail: settings.jail.clone(),
+        network: config.network.clone(),
+        processor_seconds: config.builder.time_seconds,
+        ..WorkerConfig::default()
+    };
+    let fetcher =
+        Fetcher::new(config.artifacts())?.with_local(Arc::new(artifacts.clone())).with_worker(worker);
     // Opening the builder blocks: it uses netlink and nft.
     Ok(tokio::task::spawn_blocking(move || Builder::open(settings, fetcher, roles)).await??)
 }

@@ -8,7 +8,8 @@ use hearth_host::roles::{Secret, StaticKeys};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::owners::{BucketConfig, Registries};
+use super::owners::{ALL, BucketConfig, Registries};
+use super::worker::Origin;
 use super::zip;
 
 /// Where artifacts may come from. `PutArtifact` (`hearth image create NAME FOLDER`) works beside it.
@@ -31,8 +32,8 @@ pub struct ArtifactConfig {
     pub files_accounts: Option<Vec<String>>,
     /// Registries that images may be pulled from, by host: `[artifacts.registries."HOST:PORT"]`, or
     /// `[[artifacts.registries."HOST:PORT"]]` for several accounts with users of their own; `"*"` stands for all that are
-    /// not named. Without any, image references are refused. A Dockerfile's `FROM` is pulled in the builder microVM,
-    /// without a user, whatever is here.
+    /// not named, over TLS, at addresses that guests may reach, and without a user. Without any, image references are refused.
+    /// A Dockerfile's `FROM` is pulled in the builder microVM, without a user, whatever is here.
     #[schemars(extend("x-name" = "HOST"))]
     pub registries: BTreeMap<String, Registries>,
     /// Days after which an artifact in the daemon's own bucket is removed, unless a version of an image names it; 0 keeps
@@ -57,6 +58,17 @@ impl Default for ArtifactConfig {
 }
 
 impl ArtifactConfig {
+    /// Checks everything but files. The error is the key below `artifacts`, and what is wrong.
+    pub(super) fn check(&self) -> Result<(), (String, String)> {
+        self.check_owners()?;
+        for (host, entries) in &self.registries {
+            for entry in entries.iter() {
+                entry.check(host).map_err(|why| (format!("registries.\"{host}\""), why))?;
+            }
+        }
+        Ok(())
+    }
+
     /// How long artifacts in the daemon's own bucket are kept; `None` for ever.
     #[must_use]
     pub fn kept_uploads(&self) -> Option<Duration> {
@@ -70,7 +82,7 @@ impl ArtifactConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct S3Config {
-    /// URL of the store; AWS's for the region unless given.
+    /// URL of the store; AWS's for the region unless given. It may have an address that guests do not reach.
     pub endpoint: Option<String>,
     /// Region that requests are signed for.
     pub region: String,
@@ -107,21 +119,53 @@ impl Default for S3Config {
     }
 }
 
-/// A registry.
+/// A registry. One that is named may have an address that guests do not reach.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RegistryConfig {
     /// Whether it is spoken to without TLS; not for `"*"`.
     pub plain_http: bool,
-    /// User to sign in as; anonymous unless given.
+    /// Further servers, like `https://HOST:PORT`, that the registry may lead to although guests do not reach their addresses, or
+    /// without TLS: for tokens and for blobs that it has elsewhere; not for `"*"`.
+    pub endpoints: Vec<String>,
+    /// User to sign in as; anonymous unless given; not for `"*"`.
     pub username: Option<String>,
-    /// The user's password or token.
+    /// The user's password or token; not for `"*"`.
     pub password: Option<Secret>,
     /// PEM file with authorities to trust beside the system's.
     pub ca_file: Option<PathBuf>,
     /// Accounts (12 digits) whose builds may pull from it, as this user; `["*"]` for all. Needed as soon as several accounts are
     /// configured.
     pub accounts: Option<Vec<String>>,
+}
+
+impl RegistryConfig {
+    fn check(&self, host: &str) -> Result<(), String> {
+        if host == ALL {
+            let given = [
+                (self.plain_http, "plain_http"),
+                (self.username.is_some(), "username"),
+                (self.password.is_some(), "password"),
+                (!self.endpoints.is_empty(), "endpoints"),
+            ];
+            if let Some((_, key)) = given.into_iter().find(|(is_given, _)| *is_given) {
+                return Err(format!(
+                    "{key} is for registries that are named, not for \"*\", which any host of the internet can be: write \
+                     [artifacts.registries.\"HOST\"] with it"
+                ));
+            }
+        }
+        if self.username.is_some() != self.password.is_some() {
+            return Err("username and password belong together: write both, or none".to_owned());
+        }
+        self.servers().map(drop)
+    }
+
+    /// The further servers.
+    pub(super) fn servers(&self) -> Result<Vec<Origin>, String> {
+        let servers = self.endpoints.iter().map(|text| Origin::parse(text));
+        servers.collect::<Result<_, _>>().map_err(|why| format!("endpoints: {why}"))
+    }
 }
 
 /// Limits of an artifact's size.
@@ -170,5 +214,34 @@ mod tests {
         assert_eq!(config.limits.zip.max_ratio, zip::Limits::default().max_ratio);
         assert!(serde_json::from_str::<ArtifactConfig>(r#"{"allow_file": true}"#).is_err());
         assert!(serde_json::from_str::<ArtifactConfig>(r#"{"s3": {"end_point": "x"}}"#).is_err());
+    }
+
+    #[test]
+    fn what_belongs_to_a_registry_is_not_for_all() {
+        let named = |host: &str, text: &str| {
+            let config: ArtifactConfig = toml::from_str(&format!("[registries.\"{host}\"]\n{text}")).unwrap();
+            config.check()
+        };
+        for (text, key) in [
+            ("username = \"builder\"\npassword = \"open sesame\"", "username"),
+            ("password = \"open sesame\"", "password"),
+            ("plain_http = true", "plain_http"),
+            ("endpoints = [\"https://tokens.example\"]", "endpoints"),
+        ] {
+            let (at, why) = named("*", text).unwrap_err();
+            assert_eq!(at, "registries.\"*\"");
+            assert!(why.starts_with(&format!("{key} is for registries that are named")), "{why}");
+        }
+        named("*", "accounts = [\"*\"]").unwrap();
+        named("r.example", "username = \"builder\"\npassword = \"open sesame\"").unwrap();
+        named("r.example", "endpoints = [\"https://tokens.example\", \"http://10.0.0.5:9000\"]").unwrap();
+        for (text, word) in [
+            ("endpoints = [\"tokens.example\"]", "https://HOST:PORT"),
+            ("username = \"builder\"", "belong together"),
+            ("password = \"open sesame\"", "belong together"),
+        ] {
+            let (_, why) = named("r.example", text).unwrap_err();
+            assert!(why.contains(word), "{why}");
+        }
     }
 }

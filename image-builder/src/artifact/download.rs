@@ -1,15 +1,14 @@
-//! Writes received bytes to a file: counted, bounded, hashed, and synced at the end.
+//! Writes received bytes to a file: counted, bounded and hashed.
 
-use std::fs::OpenOptions;
-use std::path::Path;
+use std::fs::File;
+use std::io::Write as _;
 
 use sha2::{Digest, Sha256};
-use tokio::io::AsyncWriteExt;
 
 use super::error::ArtifactError;
 
 /// Progress of a fetch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Progress {
     /// Bytes are being received.
     Fetching {
@@ -59,19 +58,15 @@ impl<'a> Meter<'a> {
 
 /// A file that is being written.
 pub(super) struct Download<'m, 'a> {
-    file: tokio::fs::File,
+    file: &'m File,
     hash: Sha256,
     meter: &'m mut Meter<'a>,
 }
 
 impl<'m, 'a> Download<'m, 'a> {
-    /// A new file at `path`, which must not exist.
-    pub(super) async fn create(path: &Path, meter: &'m mut Meter<'a>) -> Result<Self, ArtifactError> {
-        let path = path.to_owned();
-        let file = blocking(move || OpenOptions::new().write(true).create_new(true).open(path))
-            .await
-            .map_err(ArtifactError::io("making a file for the artifact"))?;
-        Ok(Self { file: file.into(), hash: Sha256::new(), meter })
+    /// Writes to a file, from where it stands.
+    pub(super) fn new(file: &'m File, meter: &'m mut Meter<'a>) -> Self {
+        Self { file, hash: Sha256::new(), meter }
     }
 
     /// Announces the total of bytes; fails at once if that exceeds the limit.
@@ -79,26 +74,17 @@ impl<'m, 'a> Download<'m, 'a> {
         self.meter.expect(total)
     }
 
-    /// Appends bytes.
-    pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), ArtifactError> {
+    /// Appends bytes. Blocks: a worker does nothing else meanwhile.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), ArtifactError> {
         self.meter.add(bytes.len() as u64)?;
         self.hash.update(bytes);
-        self.file.write_all(bytes).await.map_err(ArtifactError::io("writing the artifact"))
+        self.file.write_all(bytes).map_err(ArtifactError::io("writing the artifact"))
     }
 
-    /// Syncs the file and returns the SHA-256 of what was written, in hexadecimal.
-    pub(super) async fn finish(mut self) -> Result<String, ArtifactError> {
-        self.file.flush().await.map_err(ArtifactError::io("writing the artifact"))?;
-        self.file.sync_data().await.map_err(ArtifactError::io("writing the artifact"))?;
-        Ok(hex(&self.hash.finalize()))
+    /// Returns the SHA-256 of what was written, in hexadecimal. Nothing is synced: what a crash leaves of a build is removed.
+    pub(super) fn finish(self) -> String {
+        hex(&self.hash.finalize())
     }
-}
-
-/// Runs blocking work on a thread for it.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> std::io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)?
 }
 
 /// Bytes as hexadecimal digits.

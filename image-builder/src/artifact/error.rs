@@ -44,6 +44,14 @@ pub enum ArtifactError {
         /// The error of the operating system.
         source: io::Error,
     },
+    /// A worker has failed, or has failed at its task.
+    #[error("{log}")]
+    Worker {
+        /// The build's `stateReason`.
+        reason: StateReason,
+        /// The whole error.
+        log: String,
+    },
     /// The configuration is invalid.
     #[error("the configuration of {what}: {why}")]
     Config {
@@ -85,6 +93,7 @@ impl ArtifactError {
                 }
                 code => StateReason::Code(code),
             },
+            Self::Worker { reason, .. } => reason.clone(),
             Self::Io { source, .. } if is_full(source) => StateReason::Code(FailureCode::DiskStorageFull),
             Self::Transport { .. } => StateReason::Detailed(
                 FailureCode::InternalPlatformError,

@@ -1,16 +1,15 @@
 //! Artifacts in files of this host: its own bucket, buckets that are directories, and `file://`.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
-use tokio::io::AsyncReadExt;
 
-use super::download::{Download, blocking};
+use super::download::Download;
 use super::error::ArtifactError;
 use super::fetch::LocalBucket;
 use crate::failure::FailureCode;
@@ -68,21 +67,24 @@ pub(super) async fn open_own(
     found.ok_or_else(|| ArtifactError::refused(FailureCode::S3NoSuchKey, missing()))
 }
 
-/// Copies the file, or at most its first `bytes`.
-pub(super) async fn copy(
-    file: File,
-    bytes: u64,
-    download: &mut Download<'_, '_>,
-) -> Result<(), ArtifactError> {
-    let mut file = tokio::fs::File::from_std(file).take(bytes);
+/// Copies the file, or at most its first `bytes`. Blocks; called in a worker.
+pub(super) fn copy(file: File, bytes: u64, download: &mut Download<'_, '_>) -> Result<(), ArtifactError> {
+    let mut file = file.take(bytes);
     let mut buffer = vec![0; CHUNK];
     loop {
-        let count = file.read(&mut buffer).await.map_err(ArtifactError::io("reading the artifact"))?;
+        let count = file.read(&mut buffer).map_err(ArtifactError::io("reading the artifact"))?;
         match buffer.get(..count) {
             None | Some([]) => return Ok(()),
-            Some(bytes) => download.write(bytes).await?,
+            Some(bytes) => download.write(bytes)?,
         }
     }
+}
+
+/// Runs blocking work on a thread for it.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
 fn object_error(error: &io::Error, name: &str) -> ArtifactError {

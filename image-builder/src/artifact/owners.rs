@@ -19,6 +19,9 @@ use super::config::{ArtifactConfig, RegistryConfig};
 /// What stands for all accounts in a list.
 const EVERYBODY: &str = "*";
 
+/// What stands for all registries that are not named.
+pub(super) const ALL: &str = "*";
+
 /// The accounts that may use a source; without a list, all.
 pub(super) type Owners = Option<Vec<String>>;
 
@@ -253,9 +256,17 @@ impl ArtifactConfig {
 
     /// The configuration of a registry for an account: its own, or that of `*` for registries that are not named.
     pub(super) fn registry(&self, registry: &str, account: &str) -> Option<&RegistryConfig> {
-        let mut named = self.registries.iter();
-        let named = named.find(|(host, entries)| is_same(host, registry, entries.is_plain()));
-        named.map(|(_, entries)| entries).or_else(|| self.registries.get("*"))?.of(account)
+        self.named(registry).or_else(|| self.registries.get(ALL))?.of(account)
+    }
+
+    /// Whether the operator has named a registry, instead of allowing all.
+    pub(super) fn is_named(&self, registry: &str) -> bool {
+        self.named(registry).is_some()
+    }
+
+    fn named(&self, registry: &str) -> Option<&Registries> {
+        let mut named = self.registries.iter().filter(|(host, _)| *host != ALL);
+        named.find(|(host, entries)| is_same(host, registry, entries.is_plain())).map(|(_, entries)| entries)
     }
 
     /// Whether an account may use any registry.

@@ -18,7 +18,6 @@ use hearth_model::shape::Shape;
 use hearth_proto::guest::v1::{self as proto, LogSource};
 use hearth_vmm_api::config::DiskSource;
 use tokio::net::UnixStream;
-use tokio::task::spawn_blocking;
 
 use super::config;
 use super::error::{BuildError, file};
@@ -28,8 +27,8 @@ use super::lines::Lines;
 use super::request::BuildRequest;
 use super::stage::{Allotment, Host, Stage};
 use super::tail::Tail;
-use super::workspace::Workspace;
-use crate::artifact::{Artifact, Fetcher, zip};
+use super::workspace::{ARTIFACT, Workspace};
+use crate::artifact::{Artifact, Fetcher};
 use crate::failure::FailureCode;
 use crate::image::App;
 use hearth_base::Base;
@@ -165,11 +164,11 @@ impl Job<'_> {
         });
         let (writer, reader) =
             pair.map_err(|error| BuildError::Platform(format!("making a socket pair: {error}")))?;
-        let (artifact, limits) = (self.artifact.clone(), self.fetcher.zip_limits().clone());
-        let writing = spawn_blocking(move || write_tar(&artifact, &limits, writer));
-        let unpacked = stage.agent().unpack(CONTEXT, reader).await;
+        let folder = self.workspace.path(ARTIFACT);
+        let sending = self.fetcher.send(self.artifact, &folder, writer.into());
+        let (sent, unpacked) = tokio::join!(sending, stage.agent().unpack(CONTEXT, reader));
         // If the archive turns out to be damaged, the guest only reports an early end of the stream; the error here is more precise.
-        writing.await??;
+        sent.map_err(|error| BuildError::failed(error.state_reason(), error.to_string()))?;
         unpacked.map_err(|error| full_or(&error.to_string(), || error.into()))
     }
 
@@ -312,21 +311,5 @@ fn process(words: &[&str]) -> proto::Process {
         environment: vec!["HOME=/root".into(), "LC_ALL=C.UTF-8".into()],
         working_directory: "/".into(),
         user: String::new(),
-    }
-}
-
-fn write_tar(artifact: &Artifact, limits: &zip::Limits, out: StdStream) -> Result<(), BuildError> {
-    match artifact {
-        Artifact::Zip { path, .. } => match zip::write_tar(path, limits, &out) {
-            // The guest has stopped reading, and reports the reason itself.
-            Err(zip::ZipError::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-            Err(error) => Err(BuildError::failed(error.code(), error.to_string())),
-            Ok(_) => Ok(()),
-        },
-        Artifact::Image { layout, .. } => match crate::artifact::oci::layout::write_tar(layout, &out) {
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-            Err(error) => Err(file("reading", layout)(error)),
-            Ok(()) => Ok(()),
-        },
     }
 }

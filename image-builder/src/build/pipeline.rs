@@ -18,7 +18,7 @@ use super::event::{Event, Sink, Step};
 use super::request::BuildRequest;
 use super::settings::Settings;
 use super::stage::Host;
-use super::workspace::{Workspace, sweep_with};
+use super::workspace::{ARTIFACT, Workspace, sweep_with};
 use super::{snapshot, validate};
 use crate::artifact::{Artifact, Fetcher, Progress};
 use crate::failure::FailureCode;
@@ -137,7 +137,7 @@ impl Builder {
             .fetcher
             .source(&request.artifact, account)
             .map_err(|error| BuildError::failed(error.failure(), error.to_string()))?;
-        let folder = workspace.path("artifact");
+        let folder = workspace.path(ARTIFACT);
         fs::create_dir(&folder).map_err(file("making", &folder))?;
         let on_progress = |progress: Progress| {
             if let Progress::Fetching { bytes, total } = progress {

@@ -24,6 +24,9 @@ const BUILDS: &str = "builds";
 const CACHE: &str = "cache";
 const LOCK: &str = "lock";
 
+/// The folder in a workspace that the artifact is fetched into.
+pub(super) const ARTIFACT: &str = "artifact";
+
 /// The stages of a build: each has one microVM.
 pub(super) const STAGES: [&str; 4] = ["build", "snapshot", "validate", "run"];
 

@@ -12,7 +12,7 @@ use hearth_host::groups::{CgroupSettings, Groups};
 use hearth_host::limits::LimitsConfig;
 use hearth_host::network::{NetworkConfig, Networks};
 use hearth_host::roles::{RoleProvider, RolesConfig};
-use hearth_image_builder::artifact::{ArtifactConfig, Fetcher, zip};
+use hearth_image_builder::artifact::{ArtifactConfig, Fetcher, WorkerConfig, zip};
 use hearth_image_builder::build::settings::BuilderLimits;
 use hearth_image_builder::build::uids::OwnUserIds;
 use hearth_image_builder::build::{Builder, Settings};
@@ -87,6 +87,11 @@ impl HostOptions {
             vcpus: config.builder.vcpus,
             time: Duration::from_secs(config.builder.time_seconds),
         };
+        let worker = WorkerConfig {
+            network: config.network.clone(),
+            processor_seconds: config.builder.time_seconds,
+            ..WorkerConfig::default()
+        };
         let settings = Settings {
             vmm: self.monitor()?,
             catalogue: self.catalogue.clone(),
@@ -99,7 +104,7 @@ impl HostOptions {
             limits: config.limits,
             builder: limits,
         };
-        let fetcher = Fetcher::new(config.artifacts)?;
+        let fetcher = Fetcher::new(config.artifacts)?.with_worker(worker);
         let roles = Arc::new(RoleProvider::new(config.roles)?);
         Ok(Builder::open(settings, fetcher, roles)?)
     }

@@ -4,9 +4,9 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use hearth_image_builder::artifact::{Artifact, ArtifactConfig, Fetcher, RegistryConfig};
+use hearth_image_builder::artifact::{Artifact, ArtifactConfig, RegistryConfig};
 
-use crate::{ACCOUNT, fetch_into, reason, small_zip};
+use crate::{ACCOUNT, fetch_into, fetcher, reason, small_zip};
 
 /// A directory for a bucket, with a file beside it that the bucket must not lead to.
 fn bucket() -> (tempfile::TempDir, ArtifactConfig) {
@@ -110,8 +110,8 @@ async fn a_source_of_other_accounts_is_not_read_whatever_was_accepted_before() {
     config.registries = [("127.0.0.1:1".to_owned(), RegistryConfig::default().into())].into();
     let file = format!("file://{}", root.path().join("secret.zip").display());
     let uris = ["s3://local/apps/app.zip", &file, "oci://127.0.0.1:1/app:1"];
-    let accepted = Fetcher::new(config.clone()).unwrap();
-    let fetcher = Fetcher::new(config.of_account("444455556666")).unwrap();
+    let accepted = fetcher(config.clone());
+    let fetcher = fetcher(config.of_account("444455556666"));
     for (uri, what) in
         uris.into_iter().zip(["the bucket local", "files of this host", "the registry 127.0.0.1:1"])
     {

@@ -1,5 +1,7 @@
 //! Artifacts fetched from real servers on the loopback interface: an S3-compatible object store that checks signatures, Debian's
 //! `docker-registry`, directories and files. Responses that no real server can be made to give come from a scripted one.
+//!
+//! Each fetch is done by a worker, the program `hearth-image-builder`. As root it has all of its walls, as they are on a host.
 
 #![forbid(unsafe_code)]
 #![allow(
@@ -13,15 +15,50 @@ mod local;
 mod registry;
 mod s3;
 mod servers;
+mod walls;
+mod web;
 
-use std::io::{Cursor, Write};
+use std::io::{Cursor, Read, Write};
 use std::path::Path;
 use std::sync::Mutex;
 
-use hearth_image_builder::artifact::{Artifact, ArtifactConfig, ArtifactError, Fetcher, Progress};
+use hearth_image_builder::artifact::{
+    Artifact, ArtifactConfig, ArtifactError, Fetcher, Progress, WorkerConfig,
+};
+use hearth_vmm_jail::{JailConfig, Wall};
 
 /// Account of the fetches.
 const ACCOUNT: &str = "000000000000";
+
+/// How workers are started: with all walls that this user can put up.
+fn worker() -> WorkerConfig {
+    let mut jail = JailConfig::default();
+    if !rustix::process::geteuid().is_root() {
+        // The tests of the walls themselves say so (`walls.rs`).
+        jail.off = [Wall::Network, Wall::Ipc, Wall::Root, Wall::Privileges].into();
+    }
+    WorkerConfig {
+        program: env!("CARGO_BIN_EXE_hearth-image-builder").into(),
+        jail,
+        ..WorkerConfig::default()
+    }
+}
+
+fn fetcher(config: ArtifactConfig) -> Fetcher {
+    Fetcher::new(config).unwrap().with_worker(worker())
+}
+
+/// The tar that an artifact becomes for a builder microVM.
+async fn tar_of(fetcher: &Fetcher, artifact: &Artifact, work: &Path) -> Result<Vec<u8>, ArtifactError> {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let reading = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).unwrap();
+        bytes
+    });
+    fetcher.send(artifact, work, writer.into()).await?;
+    Ok(reading.join().unwrap())
+}
 
 /// A zip from which an image could be built.
 fn small_zip() -> Vec<u8> {
@@ -39,7 +76,7 @@ async fn fetch_into(
     uri: &str,
     work: &Path,
 ) -> (Result<Artifact, ArtifactError>, Vec<Progress>) {
-    let fetcher = Fetcher::new(config).unwrap();
+    let fetcher = fetcher(config);
     let source = fetcher.source(uri, ACCOUNT).unwrap();
     let told = Mutex::new(Vec::new());
     let fetched =

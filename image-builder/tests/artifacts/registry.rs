@@ -5,7 +5,6 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use hearth_host::roles::Secret;
-use hearth_image_builder::artifact::oci::layout;
 use hearth_image_builder::artifact::{Artifact, ArtifactConfig, RegistryConfig};
 use oci_client::client::{ClientConfig, ClientProtocol, Config, ImageLayer};
 use oci_client::manifest::{ImageIndexEntry, OciImageIndex, OciImageManifest};
@@ -15,7 +14,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::servers::{DockerRegistry, scripted};
-use crate::{fetch_into, reason};
+use crate::{fetch_into, fetcher, reason, tar_of};
 
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -61,10 +60,9 @@ async fn push(registry: &str, name: &str, architecture: &str, auth: &RegistryAut
     client.fetch_manifest_digest(&image, auth).await.unwrap()
 }
 
-/// Everything in a layout folder's tar.
-fn tar_of(layout: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut bytes = Vec::new();
-    layout::write_tar(layout, &mut bytes).unwrap();
+/// Everything in a layout's tar.
+fn files_of(layout: &Path) -> BTreeMap<String, Vec<u8>> {
+    let bytes = std::fs::read(layout).unwrap();
     let mut files = BTreeMap::new();
     for entry in tar::Archive::new(bytes.as_slice()).entries().unwrap() {
         let mut entry = entry.unwrap();
@@ -78,13 +76,13 @@ fn tar_of(layout: &Path) -> BTreeMap<String, Vec<u8>> {
 async fn pulled(config: ArtifactConfig, uri: &str) -> (tempfile::TempDir, PathBuf, String) {
     let work = tempfile::tempdir().unwrap();
     match fetch_into(config, uri, work.path()).await.0.unwrap() {
-        Artifact::Image { layout, digest } => (work, layout, digest),
+        Artifact::Image { tar, digest } => (work, tar, digest),
         other => panic!("{other:?}"),
     }
 }
 
 fn is_whole(layout: &Path, manifest: &str) {
-    let files = tar_of(layout);
+    let files = files_of(layout);
     let blob = |digest: &str| files.get(&format!("blobs/sha256/{}", &digest[7..])).unwrap();
     let index: Value = serde_json::from_slice(&files["index.json"]).unwrap();
     assert_eq!(index["manifests"].as_array().unwrap().len(), 1);
@@ -118,8 +116,9 @@ async fn an_image_is_pulled_by_tag_by_digest_and_by_both() {
         let (_work, layout, digest) = pulled(config(name), &uri).await;
         assert_eq!(digest, manifest, "{uri}");
         is_whole(&layout, &manifest);
-        let mut tar = Vec::new();
-        layout::write_tar(&layout, &mut tar).unwrap();
+        let artifact = Artifact::Image { tar: layout.clone(), digest };
+        let tar = tar_of(&fetcher(config(name)), &artifact, layout.parent().unwrap()).await.unwrap();
+        assert_eq!(tar, std::fs::read(&layout).unwrap());
         tars.push(tar);
     }
     assert!(tars.windows(2).all(|pair| pair[0] == pair[1]), "the same image gives the same bytes");

@@ -3,12 +3,12 @@
 use std::time::SystemTime;
 
 use hearth_host::roles::{Secret, StaticKeys};
-use hearth_image_builder::artifact::{Artifact, ArtifactConfig, Fetcher, Progress, S3Config, zip};
+use hearth_image_builder::artifact::{Artifact, ArtifactConfig, Fetcher, Progress, S3Config};
 use hearth_image_builder::failure::FailureCode;
 use sha2::{Digest, Sha256};
 
 use crate::servers::{object_store, scripted};
-use crate::{ACCOUNT, fetch_into, reason, small_zip};
+use crate::{ACCOUNT, fetch_into, fetcher, reason, small_zip, tar_of};
 
 fn keys(secret: &str) -> StaticKeys {
     StaticKeys {
@@ -46,16 +46,16 @@ async fn a_zip_is_fetched_checked_hashed_and_its_progress_told() {
     let work = tempfile::tempdir().unwrap();
     let (fetched, told) =
         fetch_into(config(endpoint, "right"), "s3://artifacts/apps/my app.zip", work.path()).await;
-    let Artifact::Zip { path, summary, sha256 } = fetched.unwrap() else { panic!("no zip") };
+    let artifact = fetched.unwrap();
+    let Artifact::Zip { path, summary, sha256 } = &artifact else { panic!("no zip") };
     let expected = small_zip();
-    assert_eq!(std::fs::read(&path).unwrap(), expected);
+    assert_eq!(std::fs::read(path).unwrap(), expected);
     assert_eq!(summary.files, 2);
-    assert_eq!(sha256, format!("{:x}", Sha256::digest(&expected)));
+    assert_eq!(*sha256, format!("{:x}", Sha256::digest(&expected)));
     let all = expected.len() as u64;
     assert!(told.contains(&Progress::Fetching { bytes: all, total: Some(all) }), "{told:?}");
     assert_eq!(told.last(), Some(&Progress::Checking));
-    let mut tar = Vec::new();
-    zip::write_tar(&path, &zip::Limits::default(), &mut tar).unwrap();
+    let tar = tar_of(&fetcher(ArtifactConfig::default()), &artifact, work.path()).await.unwrap();
     assert_eq!(tar::Archive::new(tar.as_slice()).entries().unwrap().count(), 2);
 }
 
@@ -63,7 +63,7 @@ async fn a_zip_is_fetched_checked_hashed_and_its_progress_told() {
 async fn the_build_roles_credentials_go_before_the_configurations() {
     let (_root, endpoint) = store().await;
     let work = tempfile::tempdir().unwrap();
-    let fetcher = Fetcher::new(config(endpoint, "wrong")).unwrap();
+    let fetcher = fetcher(config(endpoint, "wrong"));
     let source = fetcher.source("s3://artifacts/apps/my app.zip", ACCOUNT).unwrap();
     let role = keys("right").at(SystemTime::now());
     fetcher.fetch(&source, ACCOUNT, Some(&role), work.path(), &|_| {}).await.unwrap();
@@ -74,7 +74,7 @@ async fn the_configurations_keys_are_for_its_accounts_only() {
     let (_root, endpoint) = store().await;
     let mut config = config(endpoint, "right");
     config.s3.accounts = Some(vec![ACCOUNT.to_owned()]);
-    let fetcher = Fetcher::new(config).unwrap();
+    let fetcher = fetcher(config);
     for (account, own) in [(ACCOUNT, true), ("444455556666", false)] {
         let work = tempfile::tempdir().unwrap();
         let source = fetcher.source("s3://artifacts/apps/my app.zip", account).unwrap();
@@ -199,7 +199,7 @@ async fn a_fetch_that_is_dropped_ends_its_connection() {
         while stream.read(&mut request).await.is_ok_and(|count| count > 0) {}
     });
     let work = tempfile::tempdir().unwrap();
-    let fetcher = Fetcher::new(config(endpoint, "right")).unwrap();
+    let fetcher = fetcher(config(endpoint, "right"));
     let source = fetcher.source("s3://artifacts/app.zip", ACCOUNT).unwrap();
     let (begun, begins) = tokio::sync::mpsc::unbounded_channel();
     let on_progress = move |progress| begun.send(progress).unwrap();

@@ -12,7 +12,7 @@ use hearth_host::groups::{CgroupSettings, Groups};
 use hearth_host::limits::LimitsConfig;
 use hearth_host::network::{Egress, NetworkConfig, Networks};
 use hearth_host::roles::{RoleProvider, RolesConfig};
-use hearth_image_builder::artifact::{ArtifactConfig, Fetcher};
+use hearth_image_builder::artifact::{ArtifactConfig, Fetcher, WorkerConfig};
 use hearth_image_builder::build::event::Sink;
 use hearth_image_builder::build::settings::BuilderLimits;
 use hearth_image_builder::build::uids::OwnUserIds;
@@ -138,7 +138,10 @@ impl Site {
             builder: BuilderLimits { memory_mib: 1536, ..BuilderLimits::default() },
         };
         let roles = Arc::new(RoleProvider::new(self.roles.clone()).unwrap());
-        Builder::open(settings, Fetcher::new(self.artifacts.clone()).unwrap(), roles).unwrap()
+        // This program has no command for workers.
+        let worker = WorkerConfig { program: self.metal.program.clone(), ..WorkerConfig::default() };
+        let fetcher = Fetcher::new(self.artifacts.clone()).unwrap().with_worker(worker);
+        Builder::open(settings, fetcher, roles).unwrap()
     }
 
     /// A request to build the content of a folder, in the smallest class.

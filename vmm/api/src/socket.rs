@@ -91,6 +91,12 @@ impl From<PacketListener> for OwnedFd {
     }
 }
 
+impl From<PacketSocket> for OwnedFd {
+    fn from(socket: PacketSocket) -> Self {
+        socket.0
+    }
+}
+
 impl AsFd for PacketListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -108,6 +114,12 @@ impl AsFd for PacketSocket {
 struct Ancillary([u8; 1056]);
 
 impl PacketSocket {
+    /// Takes over a descriptor that is a connected packet socket.
+    #[must_use]
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
     /// Connects to a listener at `path`.
     ///
     /// # Errors

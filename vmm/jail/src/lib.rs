@@ -9,6 +9,8 @@
 //! * [`process`] – the launcher's part: preparing, starting and cleaning up
 //! * [`cgroup`] – control groups (version 2): limits on the host resources that a microVM may use
 //! * [`seccomp`] – the system calls that each kind of thread may make
+//!
+//! Helpers of the daemon that handle what strangers made, too, enter the same jail ([`enter_helper`]).
 
 #![cfg_attr(
     test,
@@ -160,12 +162,7 @@ pub struct Walls {
 pub fn enter(config: &JailConfig, control_fd: RawFd) -> Result<Walls, JailError> {
     let mut steps = Steps::default();
     check_preconditions(config)?;
-    let mut control = descriptors::adopt_control(control_fd)
-        .map_err(|source| JailError::Control { fd: control_fd, source })?;
-    if config.has(Wall::Descriptors) {
-        control = descriptors::keep_only(control)
-            .map_err(JailError::wall(Wall::Descriptors, "close the inherited descriptors"))?;
-    }
+    let control = take_control(config, control_fd)?;
     let pagemap =
         privileges::without_capabilities(|| File::open("/proc/self/pagemap")).map_err(JailError::Pagemap)?;
     steps.done("descriptors");
@@ -176,6 +173,47 @@ pub fn enter(config: &JailConfig, control_fd: RawFd) -> Result<Walls, JailError>
         Filters::none()
     };
     steps.done("filters");
+    let (root, standing) = confine(config, &mut steps)?;
+    filters.install(ThreadRole::Control)?;
+    steps.done("seccomp");
+    Ok(Walls { control, pagemap, filters, standing, root, steps })
+}
+
+/// Enters the jail with a process that is not a monitor: a helper of the daemon, which parses what strangers made. The walls are the same,
+/// but for the system calls: a helper may make all that are not listed as dangerous ([`seccomp`]), in all of its threads. It gets
+/// files and connections from its launcher, over the socket that is returned.
+///
+/// The same conditions apply as for [`enter`]. Changing the user has the kernel forget `PR_SET_PDEATHSIG`: a helper that is to
+/// die with its launcher sets it afterwards.
+///
+/// # Errors
+/// [`JailError`] contains the wall, the cause and the remedy. The process must exit then: the jail may be incomplete.
+pub fn enter_helper(config: &JailConfig, control_fd: RawFd) -> Result<OwnedFd, JailError> {
+    check_preconditions(config)?;
+    let control = take_control(config, control_fd)?;
+    if config.has(Wall::Seccomp) {
+        seccomp::prepare_process();
+    }
+    confine(config, &mut Steps::default())?;
+    if config.has(Wall::Seccomp) {
+        seccomp::deny_dangerous(config.on_violation)?;
+    }
+    Ok(control)
+}
+
+/// Takes over the control socket, and closes everything else that was inherited.
+fn take_control(config: &JailConfig, control_fd: RawFd) -> Result<OwnedFd, JailError> {
+    let control = descriptors::adopt_control(control_fd)
+        .map_err(|source| JailError::Control { fd: control_fd, source })?;
+    if !config.has(Wall::Descriptors) {
+        return Ok(control);
+    }
+    let close = JailError::wall(Wall::Descriptors, "close the inherited descriptors");
+    descriptors::keep_only(control).map_err(close)
+}
+
+/// Puts up the walls between those of descriptors and of system calls. Returns how the root was left, and the walls that stand.
+fn confine(config: &JailConfig, steps: &mut Steps) -> Result<(Option<RootMethod>, Vec<Wall>), JailError> {
     if config.has(Wall::Session) {
         new_session().map_err(JailError::wall(Wall::Session, "start a session of its own"))?;
     }
@@ -213,9 +251,7 @@ pub fn enter(config: &JailConfig, control_fd: RawFd) -> Result<Walls, JailError>
         standing.retain(|wall| *wall != Wall::Landlock);
     }
     steps.done("landlock");
-    filters.install(ThreadRole::Control)?;
-    steps.done("seccomp");
-    Ok(Walls { control, pagemap, filters, standing, root, steps })
+    Ok((root, standing))
 }
 
 /// Returns errors that can be detected before anything has changed.

@@ -7,6 +7,7 @@ use hearth_host::dns::DnsConfig;
 use hearth_host::groups::CgroupSettings;
 use hearth_host::limits::LimitsConfig;
 use hearth_host::network::NetworkConfig;
+use hearth_image_builder::artifact::WORKER_IDS;
 use hearth_vmm_jail::config::{DEFAULT_MEMLOCK, DEFAULT_NOFILE};
 use hearth_vmm_jail::{JailConfig, JailMode, OnViolation, Wall};
 use schemars::JsonSchema;
@@ -109,7 +110,8 @@ pub struct JailSettings {
     pub enabled: bool,
     /// Walls that are left out, by name, for debugging.
     pub off: Vec<String>,
-    /// Lowest user and group id that a microVM gets; nothing else on the host may have these.
+    /// Lowest user and group id that a microVM gets; nothing else on the host may have these. Processes that fetch artifacts
+    /// have 1910000000 to 1914194304.
     #[schemars(range(min = 1))]
     pub first_uid: u32,
     /// How many there are: the most microVMs, ready monitors and microVMs of builds together.
@@ -162,6 +164,12 @@ impl JailSettings {
             let why = "give a range of at least one id, with jail.uids, without 0 and 4294967295";
             return Err(Problem::new("jail.first_uid", why));
         }
+        if last.is_some_and(|last| self.first_uid <= *WORKER_IDS.end() && last >= *WORKER_IDS.start()) {
+            let (first, last) = (WORKER_IDS.start(), WORKER_IDS.end());
+            let why =
+                format!("{first} to {last} are ids of processes that fetch artifacts: give another range");
+            return Err(Problem::new("jail.first_uid", why));
+        }
         Ok(())
     }
 
@@ -209,6 +217,8 @@ mod tests {
             ("[jail]\nfirst_uid = 0", "jail.first_uid"),
             ("[jail]\nfirst_uid = 4294967290\nuids = 6", "jail.first_uid"),
             ("[limits.disk]\nbytes_per_second = 1000", "limits.disk.burst_bytes"),
+            ("[jail]\nfirst_uid = 1909999999\nuids = 2", "jail.first_uid"),
+            ("[jail]\nfirst_uid = 1914194304", "jail.first_uid"),
         ] {
             let config: HostConfig = toml::from_str(text).unwrap();
             let error = config.check().unwrap_err();

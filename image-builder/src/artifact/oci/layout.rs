@@ -1,50 +1,53 @@
-//! An OCI image layout folder, and its tar.
+//! An image as the tar of an OCI image layout.
 //!
 //! <https://github.com/opencontainers/image-spec/blob/v1.1.0/image-layout.md>
+//!
+//! The tar is written while the image is pulled: a worker can write the one file that it was given, and a builder microVM gets exactly
+//! these bytes.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, Write as _};
 
-use bytes::Bytes;
-use tar::{Builder, EntryType, Header};
+use tar::{EntryType, Header};
 
-use super::manifest::is_sha256;
 use crate::artifact::error::ArtifactError;
 
-const MARKER: &str = "oci-layout";
-const INDEX: &str = "index.json";
 const BLOBS: &str = "blobs";
 const ALGORITHM: &str = "sha256";
 
-/// A layout that is being made.
+/// Bytes of a block of a tar. A tar ends with two that are empty.
+const BLOCK: u64 = 512;
+
+/// A layout that is being written: owner and group 0, no times. The same image gives the same bytes.
 pub(super) struct Layout {
-    path: PathBuf,
+    tar: File,
+    /// Bytes that the entry under way lacks to full blocks.
+    padding: u64,
 }
 
 impl Layout {
-    /// A new folder without an image.
-    pub(super) async fn create(path: &Path) -> Result<Self, ArtifactError> {
-        let making = ArtifactError::io("making a folder for the image");
-        tokio::fs::create_dir(path).await.map_err(making)?;
-        let layout = Self { path: path.to_owned() };
-        let blobs = layout.path.join(BLOBS).join(ALGORITHM);
-        tokio::fs::create_dir_all(blobs).await.map_err(ArtifactError::io("making a folder for the image"))?;
+    /// A layout without an image.
+    pub(super) fn begin(tar: File) -> Result<Self, ArtifactError> {
+        let mut layout = Self { tar, padding: 0 };
+        for directory in [BLOBS.to_owned(), format!("{BLOBS}/{ALGORITHM}")] {
+            layout.header(EntryType::Directory, &directory, 0, 0o755)?;
+        }
         Ok(layout)
     }
 
-    /// Path of the blob with this digest, which must have been checked.
-    pub(super) fn blob(&self, digest: &str) -> PathBuf {
+    /// Begins a blob, whose digest must have been checked. All `size` bytes of it have to be written to the file that is returned, before
+    /// anything else is done with the layout.
+    pub(super) fn blob(&mut self, digest: &str, size: u64) -> Result<&File, ArtifactError> {
         let hex = digest.strip_prefix("sha256:").unwrap_or(digest);
-        self.path.join(BLOBS).join(ALGORITHM).join(hex)
+        self.file(&format!("{BLOBS}/{ALGORITHM}/{hex}"), size)
     }
 
     /// Adds the manifest and refers to it in the index, which completes the layout.
-    pub(super) async fn finish(
-        &self,
+    pub(super) fn finish(
+        mut self,
         digest: &str,
         media_type: &str,
-        manifest: Bytes,
+        manifest: &[u8],
     ) -> Result<(), ArtifactError> {
         let index = serde_json::json!({
             "schemaVersion": 2,
@@ -56,54 +59,77 @@ impl Layout {
                 "platform": {"os": "linux", "architecture": "arm64"},
             }],
         });
-        let files = [
-            (self.blob(digest), manifest),
-            (self.path.join(MARKER), Bytes::from_static(br#"{"imageLayoutVersion":"1.0.0"}"#)),
-            (self.path.join(INDEX), Bytes::from(index.to_string())),
-        ];
-        for (path, bytes) in files {
-            tokio::fs::write(path, bytes).await.map_err(ArtifactError::io("writing the image's folder"))?;
+        let index = index.to_string();
+        self.blob(digest, manifest.len() as u64)?.write_all(manifest).map_err(writing)?;
+        let documents =
+            [("index.json", index.as_bytes()), ("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)];
+        for (name, bytes) in documents {
+            self.file(name, bytes.len() as u64)?.write_all(bytes).map_err(writing)?;
         }
-        Ok(())
+        self.padding += 2 * BLOCK;
+        self.pad()
+    }
+
+    fn file(&mut self, name: &str, size: u64) -> Result<&File, ArtifactError> {
+        self.header(EntryType::Regular, name, size, 0o644)?;
+        self.padding = size.next_multiple_of(BLOCK) - size;
+        Ok(&self.tar)
+    }
+
+    fn header(&mut self, kind: EntryType, name: &str, size: u64, mode: u32) -> Result<(), ArtifactError> {
+        self.pad()?;
+        let mut header = Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_path(name).map_err(writing)?;
+        header.set_size(size);
+        header.set_mode(mode);
+        header.set_mtime(0);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_cksum();
+        self.tar.write_all(header.as_bytes()).map_err(writing)
+    }
+
+    fn pad(&mut self) -> Result<(), ArtifactError> {
+        let zeros = vec![0; usize::try_from(std::mem::take(&mut self.padding)).unwrap_or_default()];
+        self.tar.write_all(&zeros).map_err(writing)
     }
 }
 
-/// Writes a fetched layout folder as a tar: sorted, owner and group 0, no times. The same image gives the same bytes. Blocks.
-///
-/// # Errors
-///
-/// A read or write failed. The tar then has no end, and the caller must report the error to its reader.
-pub fn write_tar(layout: &Path, out: impl Write) -> io::Result<()> {
-    let mut tar = Builder::new(out);
-    let blobs = format!("{BLOBS}/{ALGORITHM}");
-    let mut names = Vec::new();
-    for entry in fs::read_dir(layout.join(&blobs))? {
-        let name = entry?.file_name();
-        let name = name.to_str().filter(|name| is_sha256(&format!("sha256:{name}"))).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidData, "the image's folder has a file that is no blob")
-        })?;
-        names.push(format!("{blobs}/{name}"));
-    }
-    names.extend([INDEX.to_owned(), MARKER.to_owned()]);
-    names.sort();
-    for directory in [BLOBS, blobs.as_str()] {
-        tar.append_data(&mut header(EntryType::Directory, 0, 0o755), directory, io::empty())?;
-    }
-    for name in names {
-        let file = File::open(layout.join(&name))?;
-        let size = file.metadata()?.len();
-        tar.append_data(&mut header(EntryType::Regular, size, 0o644), name, file)?;
-    }
-    tar.into_inner()?.flush()
+fn writing(source: io::Error) -> ArtifactError {
+    ArtifactError::Io { what: "writing the image", source }
 }
 
-fn header(kind: EntryType, size: u64, mode: u32) -> Header {
-    let mut header = Header::new_gnu();
-    header.set_entry_type(kind);
-    header.set_size(size);
-    header.set_mode(mode);
-    header.set_mtime(0);
-    header.set_uid(0);
-    header.set_gid(0);
-    header
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::io::{Read as _, Seek as _};
+
+    use super::*;
+
+    #[test]
+    fn every_tar_reader_finds_the_layout() {
+        let mut file = tempfile::tempfile().unwrap();
+        let mut layout = Layout::begin(file.try_clone().unwrap()).unwrap();
+        let blobs: Vec<_> = [0, 1, 511, 512, 513].map(|size| (format!("{size:064x}"), vec![7; size])).into();
+        for (hex, bytes) in &blobs {
+            layout.blob(&format!("sha256:{hex}"), bytes.len() as u64).unwrap().write_all(bytes).unwrap();
+        }
+        layout.finish(&format!("sha256:{}", "a".repeat(64)), "type", b"manifest").unwrap();
+        assert!(file.stream_position().unwrap().is_multiple_of(BLOCK));
+        file.rewind().unwrap();
+        let mut files = BTreeMap::new();
+        let mut archive = tar::Archive::new(file);
+        for entry in archive.entries().unwrap() {
+            let (mut entry, mut content) = (entry.unwrap(), Vec::new());
+            entry.read_to_end(&mut content).unwrap();
+            files.insert(entry.path().unwrap().to_str().unwrap().to_owned(), content);
+        }
+        assert_eq!(files.len(), 2 + blobs.len() + 3);
+        for (hex, bytes) in blobs {
+            assert_eq!(files[&format!("blobs/sha256/{hex}")], bytes);
+        }
+        assert_eq!(files[&format!("blobs/sha256/{}", "a".repeat(64))], b"manifest");
+        assert_eq!(files["oci-layout"], br#"{"imageLayoutVersion":"1.0.0"}"#);
+    }
 }

@@ -146,7 +146,7 @@ impl Manifest {
         if self.layers.iter().any(|layer| !LAYERS.contains(&layer.media_type.as_str())) {
             return Err(refused(image, "has a layer of a kind that is not supported"));
         }
-        if self.config.size > MAX_DOCUMENT_BYTES {
+        if self.config.size > MAX_DOCUMENT_BYTES as u64 {
             return Err(refused(image, "has a configuration that is too large"));
         }
         let (mut blobs, mut seen) = (Vec::new(), HashSet::new());

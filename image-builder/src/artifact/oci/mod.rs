@@ -1,43 +1,51 @@
-//! Images from registries, as OCI image layouts on disk.
+//! Images from registries, as OCI image layouts.
 //!
-//! An image is pulled for linux/arm64 into a layout folder (`oci-layout`, `index.json`, `blobs/sha256/…`) exactly as it is in
-//! the registry: every blob is checked against its digest and size, none is unpacked. The folder is then sent as a tar to a
+//! An image is pulled for linux/arm64 into the tar of a layout (`oci-layout`, `index.json`, `blobs/sha256/…`) exactly as it is in
+//! the registry: every blob is checked against its digest and size, none is unpacked. The tar is then sent to a
 //! builder microVM, where `buildah` unpacks it.
 //!
+//! * [`challenge`] – how a registry wants to be signed in to
 //! * [`registry`] – one registry's HTTP: signing in, manifests, blobs
 //! * [`manifest`] – checks of manifests and configurations
-//! * [`layout`] – the folder, and its tar
+//! * [`layout`] – the tar
 
-pub mod layout;
+mod challenge;
+mod layout;
 mod manifest;
 mod registry;
 
-use std::path::Path;
+use std::fs::File;
 
 use oci_client::Reference;
 
 use self::layout::Layout;
 use self::manifest::{Descriptor, Document};
 use self::registry::Registry;
-use super::config::{ArtifactLimits, RegistryConfig};
+pub(super) use self::registry::url;
 use super::download::{Download, Meter, OnProgress};
 use super::error::ArtifactError;
+use super::web::Web;
+use super::worker::ImageTask;
 use crate::failure::FailureCode;
 
 /// Most bytes of a manifest, an index or an image's configuration: 4 MiB, the limit of registries.
-const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
+const MAX_DOCUMENT_BYTES: usize = 4 << 20;
 
-/// Pulls an image into a new layout folder at `path` and returns its manifest's digest, like `sha256:…`.
+/// Pulls an image, as the tar of a layout, and returns its manifest's digest, like `sha256:…`. Called in a worker.
 pub(super) async fn pull(
-    config: &RegistryConfig,
-    limits: &ArtifactLimits,
-    image: &Reference,
-    path: &Path,
+    web: Web,
+    task: &ImageTask,
+    tar: File,
     on_progress: OnProgress<'_>,
 ) -> Result<String, ArtifactError> {
-    let registry = Registry::sign_in(config, image).await?;
+    let image: Reference = task.image.parse().map_err(|_| ArtifactError::Config {
+        what: "an image".to_owned(),
+        why: "its reference cannot be parsed".to_owned(),
+    })?;
+    let (image, limits) = (&image, &task.limits);
+    let registry = Registry::sign_in(web, task, image).await?;
     let mut meter = Meter::new(limits.max_image_bytes, on_progress);
-    let layout = Layout::create(path).await?;
+    let mut layout = Layout::begin(tar)?;
 
     let (mut digest, mut document) = registry.manifest(image.digest()).await?;
     if let Document::Index(index) = Document::parse(&document, image)? {
@@ -52,37 +60,42 @@ pub(super) async fn pull(
 
     // The configuration comes first: it shows whether the other blobs are needed at all.
     for (position, blob) in blobs.iter().enumerate() {
-        let path = layout.blob(&blob.digest);
-        fetch_blob(&registry, image, blob, &path, &mut meter).await?;
-        if position == 0 {
-            let bytes = tokio::fs::read(&path)
-                .await
-                .map_err(ArtifactError::io("reading an image's configuration"))?;
+        let mut configuration = (position == 0).then(Vec::new);
+        let file = layout.blob(&blob.digest, blob.size)?;
+        fetch_blob(&registry, image, blob, file, &mut meter, configuration.as_mut()).await?;
+        if let Some(bytes) = configuration {
             manifest::check_config(&bytes, image)?;
         }
     }
-    layout.finish(&digest, &manifest.media_type, document).await?;
+    layout.finish(&digest, &manifest.media_type, &document)?;
     Ok(digest)
 }
 
+/// Fetches a blob into a file, and a copy of it into `kept`.
 async fn fetch_blob(
     registry: &Registry<'_>,
     image: &Reference,
     blob: &Descriptor,
-    path: &Path,
+    file: &File,
     meter: &mut Meter<'_>,
+    mut kept: Option<&mut Vec<u8>>,
 ) -> Result<(), ArtifactError> {
-    let mut download = Download::create(path, meter).await?;
-    let mut stream = registry.blob(&blob.digest).await?;
+    let mut download = Download::new(file, meter);
+    let mut body = registry.blob(&blob.digest).await?;
+    if body.announced().is_some_and(|bytes| bytes != blob.size) {
+        return Err(refused(image, "has a blob that is not as large as its manifest says"));
+    }
     let mut left = blob.size;
-    while let Some(bytes) = stream.next().await? {
+    while let Some(bytes) = body.next().await? {
         left = left
             .checked_sub(bytes.len() as u64)
             .ok_or_else(|| refused(image, "has a blob that is larger than its manifest says"))?;
-        download.write(&bytes).await?;
+        download.write(&bytes)?;
+        if let Some(kept) = &mut kept {
+            kept.extend_from_slice(&bytes);
+        }
     }
-    let sha256 = download.finish().await?;
-    if left > 0 || format!("sha256:{sha256}") != blob.digest {
+    if left > 0 || format!("sha256:{}", download.finish()) != blob.digest {
         return Err(refused(image, "has a blob that is not what its manifest says"));
     }
     Ok(())

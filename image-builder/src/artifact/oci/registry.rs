@@ -1,178 +1,220 @@
 //! The HTTP requests to one registry: signing in, manifests, blobs.
 //!
-//! `oci-client` signs in and streams blobs. Manifests are fetched here, because it would read them whole without a limit.
+//! <https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md>
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::TryStreamExt;
-use hearth_host::http::{self, in_full};
-use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol, SizedStream};
-use oci_client::errors::OciDistributionError;
-use oci_client::secrets::RegistryAuth;
-use oci_client::{Client, Reference, RegistryOperation};
-use reqwest::StatusCode;
-use reqwest::header::ACCEPT;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hearth_host::roles::Secret;
+use hyper::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use hyper::{Response, StatusCode};
+use oci_client::Reference;
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use url::Url;
 
+use super::challenge::Challenge;
 use super::manifest::{ACCEPTED, is_sha256};
 use super::{MAX_DOCUMENT_BYTES, refused};
-use crate::artifact::config::RegistryConfig;
 use crate::artifact::download::hex;
 use crate::artifact::error::ArtifactError;
-
-/// Timeout for opening a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::artifact::web::{self, Received, Web, WebError};
+use crate::artifact::worker::ImageTask;
+use crate::failure::FailureCode;
 
 /// Longest time without a byte in a transfer.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Most bytes of the answer with a token.
+const TOKEN_BYTES: usize = 64 << 10;
+
+/// The URL of an image's registry.
+pub(in crate::artifact) fn url(image: &Reference, plain_http: bool) -> Result<Url, ArtifactError> {
+    let scheme = if plain_http { "http" } else { "https" };
+    let url = Url::parse(&format!("{scheme}://{}/v2/", image.resolve_registry()));
+    url.map_err(|_| refused(image, "has a registry whose name is none"))
+}
+
 /// A registry, signed in to for one image.
 pub(super) struct Registry<'i> {
     image: &'i Reference,
-    config: &'i RegistryConfig,
-    client: Client,
-    manifests: reqwest::Client,
-    token: Option<String>,
+    web: Web,
+    url: Url,
+    authorization: Option<HeaderValue>,
+}
+
+/// The answer of a server of tokens; some give one name to the token, some the other.
+#[derive(Deserialize)]
+struct Token {
+    token: Option<Secret>,
+    access_token: Option<Secret>,
 }
 
 impl<'i> Registry<'i> {
     /// Signs in, if the registry requires it.
     pub(super) async fn sign_in(
-        config: &'i RegistryConfig,
+        web: Web,
+        task: &ImageTask,
         image: &'i Reference,
     ) -> Result<Self, ArtifactError> {
-        http::install_tls();
-        let wrong =
-            |why: String| ArtifactError::Config { what: format!("the registry {}", image.registry()), why };
-        let pem = match &config.ca_file {
-            Some(path) => {
-                let read = tokio::fs::read(path).await;
-                Some(read.map_err(|error| wrong(format!("reading {}: {error}", path.display())))?)
+        let url = url(image, task.plain_http)?;
+        let mut registry = Self { image, web, url, authorization: None };
+        let basic = match (&task.username, &task.password) {
+            (Some(user), Some(password)) => {
+                let text = STANDARD.encode(format!("{user}:{}", password.expose()));
+                Some(registry.header(&format!("Basic {text}"))?)
             }
-            None => None,
+            _ => None,
         };
-        let authorities = match &pem {
-            Some(pem) => {
-                reqwest::Certificate::from_pem_bundle(pem).map_err(|error| wrong(error.to_string()))?
+        let answer =
+            registry.get(&registry.url, HeaderMap::new(), "speaking to the image's registry").await?;
+        registry.authorization = match Challenge::of(answer.headers().get_all(WWW_AUTHENTICATE)) {
+            None | Some(Challenge::Basic) => basic,
+            Some(Challenge::Bearer { realm, service }) => {
+                Some(registry.token(&realm, service.as_deref(), basic).await?)
             }
-            None => Vec::new(),
         };
-        let manifests = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT)
-            .tls_certs_merge(authorities)
-            .build()
-            .map_err(|error| wrong(http::client_not_made(&error)))?;
-        let extra_root_certificates =
-            pem.into_iter().map(|data| Certificate { encoding: CertificateEncoding::Pem, data }).collect();
-        let client = Client::try_from(ClientConfig {
-            protocol: if config.plain_http { ClientProtocol::Http } else { ClientProtocol::Https },
-            connect_timeout: Some(CONNECT_TIMEOUT),
-            read_timeout: Some(READ_TIMEOUT),
-            extra_root_certificates,
-            ..ClientConfig::default()
-        })
-        .map_err(|error| wrong(http::client_not_made(&error)))?;
-        let auth = match (&config.username, &config.password) {
-            (Some(user), Some(password)) => RegistryAuth::Basic(user.clone(), password.expose().to_owned()),
-            _ => RegistryAuth::Anonymous,
+        Ok(registry)
+    }
+
+    /// Fetches a token from the server that the registry names.
+    async fn token(
+        &self,
+        realm: &str,
+        service: Option<&str>,
+        basic: Option<HeaderValue>,
+    ) -> Result<HeaderValue, ArtifactError> {
+        const WHAT: &str = "fetching a token of the image's registry";
+        let mut url =
+            realm.parse::<Url>().map_err(|_| refused(self.image, "has a registry whose realm is no URL"))?;
+        url.query_pairs_mut().append_pair("scope", &format!("repository:{}:pull", self.image.repository()));
+        if let Some(service) = service {
+            url.query_pairs_mut().append_pair("service", service);
+        }
+        let mut headers = HeaderMap::new();
+        if let Some(basic) = basic {
+            headers.insert(AUTHORIZATION, basic);
+        }
+        let answer = self.get(&url, headers, WHAT).await?;
+        if answer.status() != StatusCode::OK {
+            return Err(refused(self.image, "may not be pulled"));
+        }
+        let bytes = match web::document(answer.into_body(), TOKEN_BYTES).await {
+            Err(WebError::TooLarge(_)) => {
+                return Err(refused(self.image, "has a registry whose token is too large"));
+            }
+            read => read.map_err(|error| self.failed(error, WHAT))?,
         };
-        let token = client
-            .auth(image, &auth, RegistryOperation::Pull)
-            .await
-            .map_err(|error| failed(&error, image))?;
-        Ok(Self { image, config, client, manifests, token })
+        let token: Option<Token> = serde_json::from_slice(&bytes).ok();
+        let token = token.and_then(|token| token.token.or(token.access_token));
+        let token = token.ok_or_else(|| refused(self.image, "may not be pulled"))?;
+        self.header(&format!("Bearer {}", token.expose()))
+    }
+
+    fn header(&self, text: &str) -> Result<HeaderValue, ArtifactError> {
+        let mut value = HeaderValue::from_str(text)
+            .map_err(|_| refused(self.image, "has a registry whose token or password no header can hold"))?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
+    async fn get(
+        &self,
+        url: &Url,
+        headers: HeaderMap,
+        what: &'static str,
+    ) -> Result<Response<Received>, ArtifactError> {
+        self.web.get(url, headers, READ_TIMEOUT).await.map_err(|error| self.failed(error, what))
+    }
+
+    /// Gets something of the image's repository.
+    async fn get_own(
+        &self,
+        path: &str,
+        mut headers: HeaderMap,
+        what: &'static str,
+    ) -> Result<Response<Received>, ArtifactError> {
+        let url = self.url.join(&format!("{}/{path}", self.image.repository()));
+        let url = url.map_err(|_| refused(self.image, "has a name that no URL can hold"))?;
+        if let Some(authorization) = &self.authorization {
+            headers.insert(AUTHORIZATION, authorization.clone());
+        }
+        self.get(&url, headers, what).await
+    }
+
+    fn failed(&self, error: WebError, what: &'static str) -> ArtifactError {
+        match error {
+            WebError::Refused(why) => {
+                let what = format!("The image {} cannot be pulled: {why}.", self.image);
+                ArtifactError::refused(FailureCode::ContainerBuildFailed, what)
+            }
+            error => ArtifactError::Transport { what, why: error.to_string() },
+        }
     }
 
     /// Fetches a manifest or index, by digest or by the image's tag; returns its digest and bytes.
-    pub(super) async fn manifest(&self, digest: Option<&str>) -> Result<(String, Bytes), ArtifactError> {
+    pub(super) async fn manifest(&self, digest: Option<&str>) -> Result<(String, Vec<u8>), ArtifactError> {
+        const WHAT: &str = "fetching an image's manifest";
         let image = self.image;
         if digest.is_some_and(|digest| !is_sha256(digest)) {
             return Err(refused(image, "has a digest that is not sha256"));
         }
-        let transport = |error: reqwest::Error| ArtifactError::Transport {
-            what: "fetching an image's manifest",
-            why: in_full(&error),
-        };
-        let url = format!(
-            "{}://{}/v2/{}/manifests/{}",
-            if self.config.plain_http { "http" } else { "https" },
-            image.resolve_registry(),
-            image.repository(),
-            digest.or(image.tag()).unwrap_or("latest"),
-        );
-        let mut request = self.manifests.get(url).header(ACCEPT, ACCEPTED.join(", "));
-        request = match (&self.token, &self.config.username) {
-            (Some(token), _) => request.bearer_auth(token),
-            (None, Some(user)) => {
-                request.basic_auth(user, self.config.password.as_ref().map(|it| it.expose()))
-            }
-            (None, None) => request,
-        };
-        let answer = request.send().await.map_err(transport)?;
+        let path = format!("manifests/{}", digest.or(image.tag()).unwrap_or("latest"));
+        let accepted = ACCEPTED.join(", ").parse().ok();
+        let headers = accepted.map(|accepted| (ACCEPT, accepted)).into_iter().collect();
+        let answer = self.get_own(&path, headers, WHAT).await?;
         match answer.status() {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => return Err(refused(image, "does not exist")),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 return Err(refused(image, "may not be pulled"));
             }
-            status => {
-                let why = format!("{} answered {status}", image.registry());
-                return Err(ArtifactError::Transport { what: "fetching an image's manifest", why });
-            }
+            status => return Err(self.answered(status, WHAT)),
         }
-        let mut bytes = Vec::new();
-        let mut stream = answer.bytes_stream();
-        while let Some(chunk) = stream.try_next().await.map_err(transport)? {
-            if (bytes.len() + chunk.len()) as u64 > MAX_DOCUMENT_BYTES {
-                return Err(refused(image, "has a manifest that is too large"));
-            }
-            bytes.extend_from_slice(&chunk);
-        }
+        let bytes = match web::document(answer.into_body(), MAX_DOCUMENT_BYTES).await {
+            Err(WebError::TooLarge(_)) => return Err(refused(image, "has a manifest that is too large")),
+            read => read.map_err(|error| self.failed(error, WHAT))?,
+        };
         let found = format!("sha256:{}", hex(&Sha256::digest(&bytes)));
         if digest.is_some_and(|digest| digest != found) {
             return Err(refused(image, "has a manifest that is not what its digest says"));
         }
-        Ok((found, bytes.into()))
+        Ok((found, bytes))
     }
 
-    /// Starts to fetch a blob. The caller has to check its digest again.
+    /// Starts to fetch a blob. The caller has to check its digest and its size.
     pub(super) async fn blob(&self, digest: &str) -> Result<Blob<'_>, ArtifactError> {
-        let stream = self.client.pull_blob_stream(self.image, digest).await;
-        Ok(Blob { stream: stream.map_err(|error| failed(&error, self.image))?, image: self.image })
+        let answer = self.get_own(&format!("blobs/{digest}"), HeaderMap::new(), Blob::WHAT).await?;
+        match answer.status() {
+            StatusCode::OK => Ok(Blob { body: answer.into_body(), registry: self }),
+            StatusCode::NOT_FOUND => Err(refused(self.image, "lacks a blob of its manifest")),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(refused(self.image, "may not be pulled")),
+            status => Err(self.answered(status, Blob::WHAT)),
+        }
+    }
+
+    fn answered(&self, status: StatusCode, what: &'static str) -> ArtifactError {
+        ArtifactError::Transport { what, why: format!("{} answered {status}", self.image.registry()) }
     }
 }
 
 /// A blob that is being received.
 pub(super) struct Blob<'i> {
-    stream: SizedStream,
-    image: &'i Reference,
+    body: Received,
+    registry: &'i Registry<'i>,
 }
 
 impl Blob<'_> {
-    /// The next bytes; none at the end.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, ArtifactError> {
-        self.stream.try_next().await.map_err(|error| {
-            // The library checks digests, too, and reports a mismatch only in its message.
-            if in_full(&error).contains("Digest") || in_full(&error).contains("digest") {
-                return refused(self.image, "has a blob that is not what its manifest says");
-            }
-            ArtifactError::Transport { what: "fetching an image's blob", why: in_full(&error) }
-        })
-    }
-}
+    const WHAT: &'static str = "fetching an image's blob";
 
-fn failed(error: &OciDistributionError, image: &Reference) -> ArtifactError {
-    use OciDistributionError as E;
-    match error {
-        E::AuthenticationFailure(_)
-        | E::UnauthorizedError { .. }
-        | E::ServerError { code: 401 | 403, .. }
-        | E::RegistryTokenDecodeError(_) => refused(image, "may not be pulled"),
-        E::RegistryError { .. } | E::ServerError { code: 404, .. } => {
-            refused(image, "lacks a blob of its manifest")
-        }
-        error => ArtifactError::Transport { what: "speaking to the image's registry", why: in_full(error) },
+    /// Bytes that the registry announces.
+    pub(super) fn announced(&self) -> Option<u64> {
+        hyper::body::Body::size_hint(&self.body).exact()
+    }
+
+    /// The next bytes; none at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<bytes::Bytes>, ArtifactError> {
+        self.body.chunk().await.map_err(|error| self.registry.failed(error, Self::WHAT))
     }
 }

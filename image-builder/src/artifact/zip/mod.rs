@@ -25,7 +25,6 @@ mod tree;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use archive::{Archive, Body};
 pub use pack::pack;
@@ -175,9 +174,6 @@ pub enum ZipError {
     /// The tar cannot be written: its reader has closed the stream, or its disk is full.
     #[error("passing on the archive as a tar: {0}")]
     Write(#[source] io::Error),
-    /// The caller has cancelled the check.
-    #[error("the check of the archive was cancelled")]
-    Cancelled,
 }
 
 impl ZipError {
@@ -187,7 +183,7 @@ impl ZipError {
         match self {
             Self::NoDockerfile(_) => FailureCode::ArchiveDockerfileNotFound,
             Self::Read(error) | Self::Write(error) if is_full(error) => FailureCode::DiskStorageFull,
-            Self::Read(_) | Self::Write(_) | Self::Cancelled => FailureCode::InternalPlatformError,
+            Self::Read(_) | Self::Write(_) => FailureCode::InternalPlatformError,
             _ => FailureCode::ArchiveInvalid,
         }
     }
@@ -201,17 +197,12 @@ impl ZipError {
 ///
 /// The archive is refused, or its file cannot be read.
 pub fn check(path: &Path, limits: &Limits) -> Result<ZipSummary, ZipError> {
-    check_unless(path, limits, &AtomicBool::new(false))
+    check_file(&File::open(path).map_err(ZipError::Read)?, limits, &|| ())
 }
 
-/// Like [`check`]; returns [`ZipError::Cancelled`] soon after `cancelled` is set.
-pub(super) fn check_unless(
-    path: &Path,
-    limits: &Limits,
-    cancelled: &AtomicBool,
-) -> Result<ZipSummary, ZipError> {
-    let file = File::open(path).map_err(ZipError::Read)?;
-    let mut archive = Archive::open(&file, limits)?;
+/// Like [`check`], for an open file; calls `goes_on` now and then.
+pub(super) fn check_file(file: &File, limits: &Limits, goes_on: &dyn Fn()) -> Result<ZipSummary, ZipError> {
+    let mut archive = Archive::open(file, limits)?;
     match archive.tree().at_root("Dockerfile") {
         Some(Kind::File) => {}
         Some(Kind::Directory) => return Err(ZipError::NoDockerfile(": there it is a directory")),
@@ -219,11 +210,18 @@ pub(super) fn check_unless(
         None => return Err(ZipError::NoDockerfile("")),
     }
     let mut buffer = vec![0; 128 << 10];
+    let mut since = 0;
     let unpacked_bytes = archive.for_each(|_, _, body| {
         if let Body::File(content) = body {
-            while content.read(&mut buffer).map_err(ZipError::Read)? > 0 {
-                if cancelled.load(Ordering::Relaxed) {
-                    return Err(ZipError::Cancelled);
+            loop {
+                let count = content.read(&mut buffer).map_err(ZipError::Read)?;
+                if count == 0 {
+                    break;
+                }
+                since += count;
+                if since >= GOES_ON_EVERY {
+                    since = 0;
+                    goes_on();
                 }
             }
         }
@@ -231,6 +229,9 @@ pub(super) fn check_unless(
     })?;
     Ok(summary(&archive, unpacked_bytes))
 }
+
+/// Bytes after which a check says that it goes on.
+const GOES_ON_EVERY: usize = 64 << 20;
 
 fn summary(archive: &Archive<'_>, unpacked_bytes: u64) -> ZipSummary {
     let tree = archive.tree();
@@ -252,6 +253,10 @@ fn summary(archive: &Archive<'_>, unpacked_bytes: u64) -> ZipSummary {
 ///
 /// The archive is refused, or its file or `out` fails.
 pub fn write_tar(path: &Path, limits: &Limits, out: impl Write) -> Result<ZipSummary, ZipError> {
-    let file = File::open(path).map_err(ZipError::Read)?;
-    to_tar::write(&mut Archive::open(&file, limits)?, out)
+    write_tar_of(&File::open(path).map_err(ZipError::Read)?, limits, out)
+}
+
+/// Like [`write_tar`], for an open file.
+pub(super) fn write_tar_of(file: &File, limits: &Limits, out: impl Write) -> Result<ZipSummary, ZipError> {
+    to_tar::write(&mut Archive::open(file, limits)?, out)
 }

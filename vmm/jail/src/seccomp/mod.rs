@@ -11,7 +11,10 @@
 //! The filters have two limits. They cannot check what a pointer points to, so `clone3` returns `ENOSYS` (glibc then
 //! uses `clone`, whose flags can be checked). And an io_uring request is not a system call: the other walls restrict it
 //! – an empty root, an empty network namespace, no capability, and Landlock, which checks such requests too.
+//!
+//! Helpers ([`super::enter_helper`]) have a list of the opposite kind ([`dangerous`]): what is listed kills, all else is allowed.
 
+mod dangerous;
 mod program;
 mod rules;
 mod tables;
@@ -48,6 +51,14 @@ pub enum SeccompError {
         /// The error in the list.
         source: ProgramError,
     },
+    /// The list of dangerous calls cannot be compiled into a filter.
+    #[error("cannot compile the filter of dangerous system calls: {0}")]
+    CompileDangerous(ProgramError),
+    /// The kernel refused the filter of dangerous calls.
+    #[error(
+        "cannot install the filter of dangerous system calls: {0}; the host kernel needs CONFIG_SECCOMP_FILTER"
+    )]
+    InstallDangerous(seccompiler::Error),
     /// The kernel refused the filter.
     #[error("cannot install the {role:?} filter: {source}; the host kernel needs CONFIG_SECCOMP_FILTER")]
     Install {
@@ -131,6 +142,12 @@ impl Filters {
             ThreadRole::Memory => apply(programs.memory()?),
         }
     }
+}
+
+/// Permanently denies the calling thread, and all that it starts, the calls of [`dangerous`].
+pub(super) fn deny_dangerous(on_violation: OnViolation) -> Result<(), SeccompError> {
+    let program = dangerous::program(on_violation).map_err(SeccompError::CompileDangerous)?;
+    seccompiler::apply_filter(&program).map_err(SeccompError::InstallDangerous)
 }
 
 /// Keeps the C and Rust runtimes from opening files implicitly, for which the filters would kill the process. Must be

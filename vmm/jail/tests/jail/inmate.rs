@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -10,13 +10,16 @@ use std::process::exit;
 use std::sync::OnceLock;
 
 use clap::{Args as _, FromArgMatches as _};
-use hearth_vmm_jail::{JailConfig, ThreadRole, Walls, enter};
+use hearth_vmm_jail::{JailConfig, ThreadRole, Walls, enter, enter_helper};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket as _;
 
 use crate::harmless::{self, Ring};
 
 /// Exit status of an inmate that could not enter the jail.
 pub(crate) const NOT_INSIDE: i32 = 100;
+
+/// The command that makes this program a helper instead of a monitor.
+pub(crate) const HELP: &str = "help";
 
 /// The test harness starts threads, but a process can enter the jail only while it has one thread. So inmates branch
 /// off before `main`, where the C library calls the functions that this section lists.
@@ -31,6 +34,11 @@ static BEFORE_MAIN: extern "C" fn() = {
             && (run.as_str(), control_fd.as_str()) == ("run", "--control-fd")
         {
             serve(number.parse().unwrap(), jail);
+        }
+        if let [_, help, control_fd, number, jail @ ..] = args.as_slice()
+            && (help.as_str(), control_fd.as_str()) == (HELP, "--control-fd")
+        {
+            help_out(number.parse().unwrap(), jail);
         }
     }
     before_main
@@ -57,6 +65,30 @@ fn serve(control_fd: RawFd, args: &[String]) -> ! {
         }
         let command = std::str::from_utf8(&buffer[..length]).unwrap();
         let answer = obey(command, file, &walls);
+        socket.write_all(answer.as_bytes()).unwrap();
+    }
+}
+
+/// Enters the jail as a helper, whose control socket is a connection, and executes what comes over it.
+fn help_out(control_fd: RawFd, args: &[String]) -> ! {
+    LAUNCHER.get_or_init(std::os::unix::process::parent_id);
+    let command = JailConfig::augment_args(clap::Command::new("helper").no_binary_name(true));
+    let config = JailConfig::from_arg_matches(&command.get_matches_from(args)).unwrap();
+    let control = enter_helper(&config, control_fd).unwrap_or_else(|error| {
+        eprintln!("{error}");
+        exit(NOT_INSIDE)
+    });
+    let mut socket = UnixStream::from(control);
+    loop {
+        let mut buffer = [0; 4096];
+        let length = socket.read(&mut buffer).unwrap();
+        if length == 0 {
+            exit(0);
+        }
+        let answer = match std::str::from_utf8(&buffer[..length]).unwrap() {
+            "hello" => "hello".to_owned(),
+            command => act(command),
+        };
         socket.write_all(answer.as_bytes()).unwrap();
     }
 }

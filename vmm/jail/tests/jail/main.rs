@@ -16,6 +16,8 @@ mod folder;
 #[cfg(test)]
 mod harmless;
 #[cfg(test)]
+mod helpers;
+#[cfg(test)]
 mod inmate;
 #[cfg(test)]
 mod walls;

@@ -284,13 +284,6 @@ fn a_huge_directory_is_not_read_into_memory() {
 }
 
 #[test]
-fn a_check_that_nobody_waits_for_ends() {
-    let file = file_of(&archive(&[dockerfile()]));
-    let error = check_unless(file.path(), &Limits::default(), &AtomicBool::new(true)).unwrap_err();
-    assert!(matches!(error, ZipError::Cancelled), "{error:?}");
-}
-
-#[test]
 fn a_tar_that_nobody_reads_is_no_fault_of_the_archive() {
     struct Full;
     impl Write for Full {

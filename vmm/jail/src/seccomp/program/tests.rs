@@ -175,3 +175,30 @@ proptest! {
         agree(&listed, number, [a, b, c, 0, 0, 0]);
     }
 }
+
+#[test]
+fn a_helper_starts_threads_and_neither_processes_nor_sockets() {
+    use super::super::dangerous;
+    let (kill, allow) = (libc::SECCOMP_RET_KILL_PROCESS, libc::SECCOMP_RET_ALLOW);
+    let program = dangerous::program(OnViolation::Kill).unwrap();
+    let call = |number: libc::c_long, first: u64| {
+        run(&program, THIS_ARCHITECTURE, u32::try_from(number).unwrap(), [first, 0, 0, 0, 0, 0])
+    };
+    let thread = u64::try_from(libc::CLONE_VM | libc::CLONE_THREAD).unwrap();
+    assert_eq!(call(libc::SYS_clone, thread), allow);
+    assert_eq!(call(libc::SYS_clone, u64::try_from(libc::SIGCHLD).unwrap()), kill);
+    assert_eq!(call(libc::SYS_clone3, 0), libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs());
+    for allowed in
+        [libc::SYS_read, libc::SYS_recvmsg, libc::SYS_epoll_pwait, libc::SYS_mmap, libc::SYS_openat]
+    {
+        assert_eq!(call(allowed, 0), allow, "{allowed}");
+        // The same call under the number of another ABI of this architecture.
+        assert_eq!(call(allowed | 0x4000_0000, 0), kill, "{allowed}");
+    }
+    for denied in
+        [libc::SYS_socket, libc::SYS_execve, libc::SYS_ptrace, libc::SYS_io_uring_setup, libc::SYS_unshare]
+    {
+        assert_eq!(call(denied, 0), kill, "{denied}");
+    }
+    assert_eq!(run(&program, THIS_ARCHITECTURE ^ 1, 0, [0; 6]), kill);
+}
