@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use hearth_hostd::aside::Aside;
 use hearth_hostd::config::cli::{ConfigCommand, Init};
 use hearth_hostd::config::{Config, DEFAULT_FILE};
+use hearth_hostd::store::Reserved;
 use hearth_hostd::store::rocks::backup::restore;
 use hearth_hostd::store::rocks::{RocksOptions, RocksStore};
 use hearth_hostd::{daemon, panics};
@@ -164,7 +165,10 @@ fn run(config: Config) -> Result<()> {
             announce(&config.data)?;
         }
     }
-    let store = RocksStore::open(&folder, &options(&config))?;
+    let options = options(&config);
+    // RocksDB goes on after a full disk when a write buffer has room.
+    let reserved = u64::try_from(options.write_buffer_bytes).unwrap_or(u64::MAX);
+    let store = Reserved::open(&folder, reserved, || RocksStore::open(&folder, &options))?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting threads")?;
     let ended = runtime.block_on(daemon::run(config, Arc::new(store)));

@@ -37,6 +37,11 @@ pub enum LimitError {
         /// Memory that is free.
         free_mib: u64,
     },
+    /// The host's disk is too full.
+    #[error(
+        "There is not enough capacity: the host's disk is full. Delete what is not needed, or retry the request later."
+    )]
+    DiskFull,
 }
 
 impl LimitError {
@@ -44,7 +49,7 @@ impl LimitError {
     pub(super) fn quota(&self) -> Option<Quota> {
         match self {
             Self::QuotaExceeded { quota, .. } | Self::Throttled { quota, .. } => Some(*quota),
-            Self::Capacity { .. } => None,
+            Self::Capacity { .. } | Self::DiskFull => None,
         }
     }
 
@@ -53,7 +58,7 @@ impl LimitError {
         match self {
             Self::QuotaExceeded { .. } => None,
             Self::Throttled { retry_after, .. } => Some(*retry_after),
-            Self::Capacity { .. } => Some(RETRY),
+            Self::Capacity { .. } | Self::DiskFull => Some(RETRY),
         }
     }
 }
@@ -63,7 +68,7 @@ impl Family for LimitError {
         match self {
             Self::QuotaExceeded { .. } => Kind::Quota,
             Self::Throttled { .. } => Kind::Throttling,
-            Self::Capacity { .. } => Kind::Capacity,
+            Self::Capacity { .. } | Self::DiskFull => Kind::Capacity,
         }
     }
 
@@ -72,7 +77,7 @@ impl Family for LimitError {
             Self::QuotaExceeded { quota, resource, .. } => {
                 Some(Resource { kind: quota.resource_type(), id: resource.clone() })
             }
-            Self::Throttled { .. } | Self::Capacity { .. } => None,
+            Self::Throttled { .. } | Self::Capacity { .. } | Self::DiskFull => None,
         }
     }
 }

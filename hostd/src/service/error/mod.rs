@@ -110,7 +110,7 @@ pub enum ServiceError {
     },
     /// The store has failed.
     #[error("An internal server error occurred. Retry the request later.")]
-    Store(#[from] StoreError),
+    Store(StoreError),
     /// The daemon is shutting down.
     #[error("The service is stopping. Retry the request later.")]
     Stopping,
@@ -156,6 +156,15 @@ impl ServiceError {
     }
 }
 
+impl From<StoreError> for ServiceError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NoRoom { .. } => LimitError::DiskFull.into(),
+            error => Self::Store(error),
+        }
+    }
+}
+
 impl From<UnknownCaller> for ServiceError {
     fn from(error: UnknownCaller) -> Self {
         Denied::from(error).into()
@@ -184,7 +193,7 @@ impl From<CommitError> for ServiceError {
             CommitError::Conflict => {
                 Self::internal("a batch did not apply that nothing could have come before")
             }
-            CommitError::Store(error) => Self::Store(error),
+            CommitError::Store(error) => error.into(),
         }
     }
 }
@@ -199,7 +208,7 @@ impl From<LaunchError> for ServiceError {
                 LimitError::QuotaExceeded { quota: Quota::Memory, limit: limit_mib, resource: account }.into()
             }
             LaunchError::Capacity(full) => LimitError::from(full).into(),
-            LaunchError::Store(error) => Self::Store(error),
+            LaunchError::Store(error) => error.into(),
             LaunchError::Id(error) => Self::internal(error.to_string()),
             LaunchError::Stopping => Self::Stopping,
         }
@@ -221,7 +230,7 @@ impl From<RequestError> for ServiceError {
             // The API's model of ResumeMicrovm has no InsufficientCapacityException, but none of its exceptions fits
             // better.
             RequestError::Capacity(full) => LimitError::from(full).into(),
-            RequestError::Store(error) => Self::Store(error),
+            RequestError::Store(error) => error.into(),
             RequestError::Stopping => Self::Stopping,
         }
     }
