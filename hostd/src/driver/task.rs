@@ -30,11 +30,11 @@ use super::deadlines::{self, Overdue};
 use super::error::RequestError;
 use super::mailbox::{ClientRequest, TaskChannels};
 use super::record::{self, Ids};
-use super::usage::Share;
 use crate::clock;
 use crate::lifecycle::microvm::{Effect, Event, Phase, Refusal, Request, State, Step};
 use crate::lifecycle::table;
 use crate::platform::{Exit, Guest, Spec, SuspendError};
+use crate::usage::Share;
 
 /// Pause before the daemon retries an operation of its own that failed: at first, and at most.
 pub(super) const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));

@@ -17,10 +17,11 @@ use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
 use super::{Batch, CommitError, Entry, Scan, Store, StoreError, Table};
+use crate::disk::free;
 use crate::panics::poisoned;
 
 /// Name of the file in the store's folder.
@@ -226,12 +227,6 @@ fn give_up(path: &Path) {
         }
         _ => {}
     }
-}
-
-/// Bytes that are free for everybody on the file system of a folder.
-fn free(folder: &Path) -> io::Result<u64> {
-    let data = statvfs(folder)?;
-    Ok(data.f_bavail.saturating_mul(data.f_frsize))
 }
 
 #[cfg(test)]

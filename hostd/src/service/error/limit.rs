@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::exception::{Family, Kind, RETRY, Resource};
+use crate::disk::DiskError;
 use crate::driver::Full;
 use crate::service::quota::Quota;
 
@@ -45,6 +46,17 @@ pub enum LimitError {
 }
 
 impl LimitError {
+    /// The error when the disk has no room for something of an account.
+    pub(crate) fn of_disk(error: DiskError, account: &str) -> Self {
+        match error {
+            // How full the host is is its operator's business.
+            DiskError::Full { .. } => Self::DiskFull,
+            DiskError::Quota(limit) => {
+                Self::QuotaExceeded { quota: Quota::Disk, limit, resource: account.to_owned() }
+            }
+        }
+    }
+
     /// The quota that is used up.
     pub(super) fn quota(&self) -> Option<Quota> {
         match self {

@@ -176,6 +176,7 @@ impl From<ArtifactError> for ServiceError {
         match error {
             // Clients do not see what the system says.
             ArtifactError::Io(_) => Self::internal(error.to_string()),
+            ArtifactError::Disk(error, account) => LimitError::of_disk(error, &account).into(),
             error => HostError::from(error).into(),
         }
     }

@@ -1,7 +1,7 @@
 //! Writing an artifact.
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use s3s::crypto::{Checksum as _, Md5};
 use sha2::{Digest as _, Sha256};
@@ -13,6 +13,8 @@ use super::error::ArtifactError;
 use super::key::{ArtifactName, Key, hex};
 use super::object::{About, Object};
 use super::{Artifacts, ServiceError, blocking, sync_folder};
+use crate::disk::Disk;
+use crate::usage::Share;
 
 /// What an artifact is called.
 #[derive(Debug)]
@@ -55,6 +57,10 @@ pub(crate) struct Upload {
     bytes: u64,
     max_bytes: u64,
     verify: Option<Box<dyn Verify>>,
+    disk: Disk,
+    account: String,
+    /// What the upload counts for: the bytes that were written.
+    share: Share,
 }
 
 /// An artifact that was stored.
@@ -69,7 +75,7 @@ impl Artifacts {
     /// Begins an upload of an account.
     ///
     /// # Errors
-    /// Errors of the system.
+    /// [`ArtifactError::Disk`]; errors of the system.
     pub(crate) async fn begin(
         &self,
         account: &str,
@@ -88,10 +94,13 @@ impl Artifacts {
         verify: Option<Box<dyn Verify>>,
         max_bytes: u64,
     ) -> Result<Upload, ServiceError> {
-        let (artifacts, account) = (self.clone(), account.to_owned());
-        let (file, temporary) = blocking(move || artifacts.temporary(&account)).await?;
+        self.admit(account, 0)?;
+        let (artifacts, owner) = (self.clone(), account.to_owned());
+        let (file, temporary) = blocking(move || artifacts.temporary(&owner)).await?;
         let sha256 = by_content.then(Sha256::new);
-        Ok(Upload { file: file.into(), temporary, md5: Md5::new(), sha256, bytes: 0, max_bytes, verify })
+        let (share, disk) = (self.usage().nothing(account), self.shared.disk.clone());
+        let (file, account, md5) = (file.into(), account.to_owned(), Md5::new());
+        Ok(Upload { file, temporary, md5, sha256, bytes: 0, max_bytes, verify, disk, account, share })
     }
 
     /// A file that is being written.
@@ -117,7 +126,7 @@ impl Artifacts {
         if let Naming::Key(key) = naming {
             key.check_new()?;
         }
-        let Written { file, temporary, etag, sha256, bytes } = upload.written().await?;
+        let Written { file, temporary, etag, sha256, bytes, share } = upload.written().await?;
         let key = match (naming, sha256) {
             (Naming::Key(key), _) => key.clone(),
             (Naming::Content(_), _) if bytes == 0 => return Err(ArtifactError::Empty.into()),
@@ -126,17 +135,17 @@ impl Artifacts {
         let stored = Stored { key: key.as_str().to_owned(), etag: etag.clone(), bytes };
         let about = About { key: stored.key.clone(), etag, ..about };
         let (artifacts, account) = (self.clone(), account.to_owned());
-        blocking(move || artifacts.keep(&account, &key, file, temporary, &about, &condition)).await?;
+        blocking(move || artifacts.keep(&account, &key, (file, temporary, share), &about, &condition))
+            .await?;
         Ok(stored)
     }
 
-    /// Makes a file the artifact with this key.
+    /// Makes a file, which counts for a share, the artifact with this key.
     pub(super) fn keep(
         &self,
         account: &str,
         key: &Key,
-        file: std::fs::File,
-        temporary: TempPath,
+        (file, temporary, share): (std::fs::File, TempPath, Share),
         about: &About,
         condition: &Condition,
     ) -> Result<(), ArtifactError> {
@@ -154,7 +163,24 @@ impl Artifacts {
         if !holds {
             return Err(ArtifactError::Condition);
         }
-        place(temporary, &path, &objects)
+        self.place_file(account, (temporary, share), &path, &objects)
+    }
+
+    /// Gives a complete file its name, durably, and counts it instead of the one that had the name. The caller has
+    /// [`Self::change`].
+    pub(super) fn place_file(
+        &self,
+        account: &str,
+        (temporary, mut share): (TempPath, Share),
+        path: &Path,
+        folder: &Path,
+    ) -> Result<(), ArtifactError> {
+        let replaced = path.symlink_metadata().map_or(0, |data| data.len());
+        share.set(temporary.metadata()?.len());
+        temporary.persist(path).map_err(|error| error.error)?;
+        share.keep();
+        self.usage().give_back(account, replaced);
+        Ok(sync_folder(folder)?)
     }
 }
 
@@ -166,18 +192,22 @@ pub(super) struct Written {
     pub(super) etag: String,
     pub(super) sha256: Option<Vec<u8>>,
     pub(super) bytes: u64,
+    pub(super) share: Share,
 }
 
 impl Upload {
     /// Appends bytes.
     ///
     /// # Errors
-    /// [`ArtifactError::TooLarge`]; errors of the system.
+    /// [`ArtifactError::TooLarge`], [`ArtifactError::Disk`]; errors of the system.
     pub(crate) async fn write(&mut self, data: &[u8]) -> Result<(), ServiceError> {
-        self.bytes = self.bytes.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
+        let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+        self.bytes = self.bytes.saturating_add(length);
         if self.bytes > self.max_bytes {
             return Err(ArtifactError::TooLarge(self.max_bytes).into());
         }
+        let room = self.disk.has_reserve().and_then(|()| Ok(self.share.grow(length)?));
+        room.map_err(|error| ArtifactError::Disk(error, self.account.clone()))?;
         self.md5.update(data);
         if let Some(sha256) = &mut self.sha256 {
             sha256.update(data);
@@ -200,6 +230,7 @@ impl Upload {
             etag: hex(&self.md5.finalize()),
             sha256: self.sha256.map(|sha256| sha256.finalize().to_vec()),
             bytes: self.bytes,
+            share: self.share,
         })
     }
 }
@@ -208,10 +239,4 @@ impl Upload {
 pub(super) fn complete(mut file: std::fs::File, about: &About) -> Result<(), ArtifactError> {
     file.write_all(&about.encode()?)?;
     Ok(file.sync_all()?)
-}
-
-/// Gives a complete file its name, durably.
-pub(super) fn place(temporary: TempPath, path: &PathBuf, folder: &Path) -> Result<(), ArtifactError> {
-    temporary.persist(path).map_err(|error| error.error)?;
-    Ok(sync_folder(folder)?)
 }
