@@ -15,6 +15,7 @@
 //! * [`hooks`] – the hooks of an image, from what the API has
 //! * [`platform`] – makes microVMs from processes, networks and files; [`pool`] – processes and networks that are
 //!   made in advance
+//! * [`disk`] – room on the disk, and what accounts take of it; `usage` – counts of what accounts use
 //! * [`store`] – durable state; [`records`] – the store's tables and keys; [`aside`] – what a restored store does not know
 //! * [`proxy`] – endpoints; [`tokens`] – tokens for them; [`certificates`] – certificates that this host makes and reads
 //! * [`logs`], [`metrics`], [`audit`], [`events`] – observability: what the daemon reports to the outside
@@ -44,7 +45,7 @@
 //! | a connection to an endpoint, and its requests, tunnels and shells | one each, on the connection's thread | `endpoint-N` | the client's bytes; the microVM's gate | requests to resume, in the mailbox of the microVM |
 //! | DNS, certificates | 1 each, where enabled | [`daemon`] | queries; a timer | answers; the certificate that TLS serves |
 //! | metrics server | 1, and one per connection | [`daemon`] | HTTP | metrics |
-//! | records that expire, keys of tokens, old logs, gauges | 1 each | [`daemon`] | timers | store, files, metrics |
+//! | records that expire, keys of tokens, old logs, what accounts take of the disk, gauges | 1 each | [`daemon`] | timers | store, files, metrics |
 //!
 //! The gate ([`driver::gate`]) is what a microVM's task and its endpoint share: the task says whether exchanges may pass
 //! (`watch`), exchanges count themselves and say when there are fewer (`Notify`).
@@ -67,6 +68,7 @@ pub mod certificates;
 pub mod clock;
 pub mod config;
 pub mod daemon;
+pub mod disk;
 pub mod driver;
 pub mod events;
 pub mod hooks;
@@ -84,3 +86,4 @@ pub mod setting;
 pub mod store;
 pub mod tokens;
 pub mod turns;
+mod usage;

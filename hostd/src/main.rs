@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use hearth_hostd::aside::Aside;
 use hearth_hostd::config::cli::{ConfigCommand, Init};
 use hearth_hostd::config::{Config, DEFAULT_FILE};
+use hearth_hostd::store::Reserved;
 use hearth_hostd::store::rocks::backup::restore;
 use hearth_hostd::store::rocks::{RocksOptions, RocksStore};
 use hearth_hostd::turns::BLOCKING_THREADS;
@@ -173,7 +174,10 @@ fn run(config: Config) -> Result<()> {
             announce(&config.data)?;
         }
     }
-    let store = RocksStore::open(&folder, &options(&config))?;
+    let options = options(&config);
+    // RocksDB goes on after a full disk when a write buffer has room.
+    let reserved = u64::try_from(options.write_buffer_bytes).unwrap_or(u64::MAX);
+    let store = Reserved::open(&folder, reserved, || RocksStore::open(&folder, &options))?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.enable_all().max_blocking_threads(BLOCKING_THREADS).build();
     let runtime = runtime.context("starting threads")?;

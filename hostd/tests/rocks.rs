@@ -1,5 +1,5 @@
 //! The store on disk keeps the contract of stores, and its acknowledged commits: over restarts, kills and damage.
-//! `rocks/backups.rs` tests backups.
+//! `rocks/backups.rs` tests backups, `rocks/full.rs` a full disk.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
@@ -9,6 +9,7 @@ mod contract;
 /// Modules in the folder of this test.
 mod rocks {
     mod backups;
+    mod full;
 }
 
 use std::collections::BTreeSet;

@@ -15,6 +15,7 @@ use hearth_hostd::api::grpc::Grpc;
 use hearth_hostd::api::{ListenConfig, Listeners};
 use hearth_hostd::builds::{self, Build, BuildFailure, BuildLog, BuildObserver, Images, Job};
 use hearth_hostd::clock::Clock;
+use hearth_hostd::disk::Disk;
 use hearth_hostd::driver::context::NoObserver;
 use hearth_hostd::driver::deadlines::Deadlines;
 use hearth_hostd::driver::faults::Faults;
@@ -103,12 +104,13 @@ pub(crate) async fn serve(folder: &Path, data: &Path) -> Result<Served> {
     let host = HostParts {
         logs: Logs::open(&data.join("logs"), LogsConfig::default(), clock)?,
         events,
-        artifacts: Artifacts::open("hearth-local", &data.join("bucket"), 1 << 30)?,
+        artifacts: Artifacts::open("hearth-local", &data.join("bucket"), 1 << 30, Disk::unlimited())?,
         backups: Backups::new(data.join("backups"), 8),
         status: Box::new(|_| HostStatus::default()),
         shutdown: ended.clone(),
     };
     let service = Service::new(service::Parts {
+        disk: Disk::unlimited(),
         db: db.clone(),
         clock,
         microvms,

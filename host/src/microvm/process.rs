@@ -133,6 +133,15 @@ impl Process {
         &self.identity
     }
 
+    /// Memory that is the process's own, in bytes: what it has written, whether it is resident or swapped out.
+    ///
+    /// # Errors
+    /// The process has exited, or the kernel does not tell.
+    pub fn private_memory(&self) -> io::Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.identity.pid))?;
+        private_memory(&status).ok_or_else(|| io::Error::other("there is no RssAnon in its status"))
+    }
+
     /// Waits until the process has exited, at most `limit`. Returns whether it has.
     ///
     /// # Errors
@@ -196,6 +205,16 @@ impl Process {
     }
 }
 
+/// Own memory in bytes, from `/proc/PID/status` (proc_pid_status(5)).
+fn private_memory(status: &str) -> Option<u64> {
+    let kib = |name: &str| -> Option<u64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.split_ascii_whitespace().next()?.parse().ok()
+    };
+    // Without swap in the kernel there is no VmSwap.
+    Some(kib("RssAnon")?.saturating_add(kib("VmSwap").unwrap_or_default()).saturating_mul(1 << 10))
+}
+
 fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || Errno::from_io_error(error) == Some(Errno::SRCH)
 }
@@ -205,6 +224,24 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+
+    #[test]
+    fn private_memory_is_what_is_resident_or_swapped_out_and_of_no_file() {
+        let status =
+            "Name:\tRssAnon: 9 kB\nRssAnon:\t     104 kB\nRssFile:\t    1792 kB\nVmSwap:\t       8 kB\n";
+        assert_eq!(private_memory(status), Some(112 << 10));
+        assert_eq!(private_memory("RssAnon:\t     104 kB\n"), Some(104 << 10));
+        assert_eq!(private_memory("Name:\tzombie\n"), None);
+        let own = Process::open(std::process::id()).unwrap().unwrap();
+        let before = own.private_memory().unwrap();
+        let written = vec![1_u8; 32 << 20];
+        let after = own.private_memory().unwrap();
+        assert!(
+            after >= before + (16 << 20),
+            "{before} and {after} bytes, of which {} are new",
+            written.len()
+        );
+    }
 
     #[test]
     fn a_process_is_found_again_until_it_has_ended() {

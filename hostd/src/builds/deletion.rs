@@ -86,7 +86,7 @@ impl Context {
 
     /// A batch that forgets the deletions that are more than a day old.
     pub(super) fn old_tombstones(&self) -> Result<Batch, StoreError> {
-        let mut batch = Batch::new();
+        let mut batch = Batch::new().ending();
         let prefix = records::deleted_images();
         self.db.each(Table::Meta, &prefix, |key, value| {
             let deleted: prost_types::Timestamp = self.db.decode(Table::Meta, &key, &value)?;

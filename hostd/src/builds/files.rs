@@ -32,7 +32,7 @@ enum CollectError {
 impl Context {
     /// A batch that retires the artifact records of these builds, as far as they exist.
     pub(super) fn retire(&self, build_ids: &[String]) -> Result<Batch, StoreError> {
-        let mut batch = Batch::new();
+        let mut batch = Batch::new().ending();
         for id in build_ids {
             let at = records::artifact(id);
             if let Some(record) = self.db.get::<ArtifactRecord>(Table::Artifacts, &at)? {
@@ -67,7 +67,7 @@ impl Context {
         self.faults.at(AREA, "files", "before").await;
         self.platform.remove_build(&build).await?;
         self.faults.at(AREA, "files", "after").await;
-        self.db.commit(Batch::new().delete(Table::Artifacts, at)).await?;
+        self.db.commit(Batch::new().ending().delete(Table::Artifacts, at)).await?;
         self.faults.at(AREA, "files", "after-commit").await;
         Ok(())
     }

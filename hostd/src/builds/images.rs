@@ -147,7 +147,7 @@ impl Images {
         self.detached(async move {
             let delete = |mut image: Image| {
                 let result = image.delete_version(number, context.clock.timestamp())?;
-                Ok(Change { with: Batch::new(), result, after: Some(image) })
+                Ok(Change { with: Batch::new().ending(), result, after: Some(image) })
             };
             let deletion = context.change(&key, "delete-version", delete).await?;
             if deletion == VersionDeletion::Begun {
@@ -168,7 +168,7 @@ impl Images {
         self.detached(async move {
             let delete = |mut image: Image| {
                 image.delete(context.clock.timestamp())?;
-                Ok(Change { with: Batch::new(), result: (), after: Some(image) })
+                Ok(Change { with: Batch::new().ending(), result: (), after: Some(image) })
             };
             match context.change(&key, "delete", delete).await {
                 Ok(()) => context.spawn(Arc::clone(&context).finish_image(key)),

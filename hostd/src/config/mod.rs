@@ -37,6 +37,7 @@ use crate::access::AccessConfig;
 use crate::api::aws::AwsConfig;
 use crate::api::listen::ListenConfig;
 use crate::audit::AuditConfig;
+use crate::disk::DiskConfig;
 use crate::driver::deadlines::Deadlines;
 use crate::logs::LogsConfig;
 use crate::metrics::MetricsConfig;
@@ -129,6 +130,8 @@ pub struct Config {
     pub access: AccessConfig,
     /// Limits of accounts.
     pub quotas: QuotasConfig,
+    /// Room on the disk.
+    pub disk: DiskConfig,
     /// Builds of images.
     pub builder: BuilderConfig,
     /// Where artifacts may come from.
@@ -178,6 +181,7 @@ impl Default for Config {
             paths: PathsConfig { vmm: host.vmm, ..PathsConfig::default() },
             access: AccessConfig::default(),
             quotas: QuotasConfig::default(),
+            disk: DiskConfig::default(),
             builder: BuilderConfig::default(),
             artifacts: ArtifactConfig::default(),
             roles: RolesConfig::default(),

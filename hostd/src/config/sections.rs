@@ -57,6 +57,9 @@ impl Default for PathsConfig {
 pub struct QuotasConfig {
     /// Memory of its microVMs together, by their baselines, in MiB.
     pub memory_mib: Option<u64>,
+    /// Disk that its microVMs, their suspended states, its images and its artifacts take together, in MiB. Who takes that much
+    /// launches, builds and uploads nothing more; microVMs that run go on to write.
+    pub disk_mib: Option<u64>,
     /// Images.
     pub images: Option<u64>,
     /// Versions of an image.
@@ -87,6 +90,7 @@ impl QuotasConfig {
             some => *limit = some,
         };
         set(self.memory_mib, &mut limits.memory_mib);
+        set(self.disk_mib, &mut limits.disk_mib);
         set(self.images, &mut limits.images);
         set(self.versions, &mut limits.versions);
         set(self.builds, &mut limits.builds);

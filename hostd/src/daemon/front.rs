@@ -101,6 +101,7 @@ impl Front {
             clock: *clock,
             microvms: microvms.clone(),
             images: images.clone(),
+            disk: workloads.disk.clone(),
             tokens: tokens.clone(),
             artifacts: config.artifacts(),
             roles: Arc::clone(roles),
@@ -150,6 +151,9 @@ impl Front {
             tokio::spawn(tokens.keep_rotating(db.clone())),
             tokio::spawn(async move { logs.keep_swept().await }),
             tokio::spawn(artifacts.keep_collected(db.clone(), *clock, kept, aside)),
+            tokio::spawn(
+                workloads.disk.clone().keep_measured(config.data.clone(), workloads.microvms.clone()),
+            ),
             tokio::spawn(status_source.keep_updating(metrics.clone())),
         ];
         background.extend(metrics_server.map(|server| tokio::spawn(server.serve())));

@@ -15,6 +15,7 @@ use super::notifications::{self, MicrovmNotifications};
 use crate::aside::Aside;
 use crate::builds::{self, Images, generation};
 use crate::config::Config;
+use crate::disk::Disk;
 use crate::driver::{DriverConfig, Microvms};
 use crate::lifecycle::microvm::Rules;
 use crate::platform::Platform;
@@ -31,6 +32,7 @@ pub(super) struct Workloads {
     pub(super) platform: HostPlatform,
     pub(super) images: Images,
     pub(super) microvms: Microvms,
+    pub(super) disk: Disk,
     /// The local bucket, from which images are built.
     pub(super) artifacts: Artifacts,
     /// Memory that microVMs may have together, in MiB.
@@ -55,11 +57,13 @@ impl Workloads {
             observer: notifications::timelines(metrics),
         };
         let platform = HostPlatform::open(config.host(), parts).await?;
-        let artifacts = open_artifacts(config, db).await?;
+        let service = config.service();
+        let disk = Disk::of(&config.data, config.disk, service.limits.disk_mib)
+            .with_context(|| format!("asking the file system of {}", config.data.display()))?;
+        let artifacts = open_artifacts(config, db, disk.clone()).await?;
         let builder = open_builder(config, &artifacts, &platform, Arc::clone(&roles)).await?;
         let shared = Arc::new(platform.clone()) as Arc<dyn Platform>;
 
-        let service = config.service();
         let images = Images::new(builds::Parts {
             db: db.clone(),
             clock: *clock,
@@ -93,7 +97,7 @@ impl Workloads {
         };
         let observer = MicrovmNotifications::new(events.clone(), metrics.clone(), images.clone(), *clock);
         let microvms = Microvms::new(driver, db.clone(), *clock, shared, Arc::new(observer), faults.clone());
-        Ok(Unrecovered(Self { host, roles, platform, images, microvms, artifacts, capacity_mib }))
+        Ok(Unrecovered(Self { host, roles, platform, images, microvms, disk, artifacts, capacity_mib }))
     }
 }
 
@@ -108,13 +112,13 @@ impl Unrecovered {
 }
 
 /// The local bucket, with what images refer to.
-async fn open_artifacts(config: &Config, db: &Db) -> Result<Artifacts> {
+async fn open_artifacts(config: &Config, db: &Db, disk: Disk) -> Result<Artifacts> {
     let bucket = config.data.join("buckets").join(LOCAL_BUCKET);
     let (folder, db, max_bytes) = (bucket.clone(), db.clone(), config.artifacts.limits.max_zip_bytes);
     let aside = Aside::newest(&config.data)?;
     let only = config.only_account();
     let open = move || -> Result<Artifacts> {
-        let artifacts = Artifacts::open(LOCAL_BUCKET, &folder, max_bytes)?;
+        let artifacts = Artifacts::open(LOCAL_BUCKET, &folder, max_bytes, disk)?;
         let adopted = artifacts.adopt(&artifacts.referred(&db)?, only.as_deref(), aside.as_ref())?;
         if adopted.given > 0 {
             tracing::info!(

@@ -14,12 +14,12 @@ use super::faults::Faults;
 use super::gate::Gate;
 use super::mailbox::{ClientRequest, TaskHandle};
 use super::record;
-use super::usage::Usage;
 use crate::clock::Clock;
 use crate::lifecycle::microvm::{Event, Rules, State};
 use crate::panics::poisoned;
 use crate::platform::Platform;
 use crate::store::Db;
+use crate::usage::Usage;
 
 /// A change of a microVM's state.
 #[derive(Debug)]

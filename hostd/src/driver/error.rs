@@ -3,7 +3,7 @@
 use hearth_model::id::IdError;
 
 use super::capacity::Full;
-use crate::store::StoreError;
+use crate::store::{CommitError, StoreError};
 
 /// Why a microVM was not launched. Nothing of the microVM is left.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -61,4 +61,14 @@ pub enum RequestError {
     /// The daemon is shutting down.
     #[error("the daemon is stopping")]
     Stopping,
+}
+
+impl RequestError {
+    /// The error of a request whose change could not be stored.
+    pub(super) fn not_stored(error: CommitError) -> Self {
+        match error {
+            CommitError::Store(error) => Self::Store(error),
+            CommitError::Conflict => Self::Stopping, // updates have no expectations
+        }
+    }
 }

@@ -17,13 +17,13 @@ use super::faults::Faults;
 use super::mailbox::{self, ClientRequest, TaskChannels};
 use super::record::{self, Ids};
 use super::task::Task;
-use super::usage::{OverLimit, Usage};
 use crate::clock::Clock;
 use crate::lifecycle::microvm::{Effect, Phase, Request, Rules, Step};
 use crate::panics::poisoned;
 use crate::platform::Platform;
 use crate::records;
 use crate::store::{Batch, CommitError, Db, Table};
+use crate::usage::{OverLimit, Usage};
 
 /// Configuration of the drivers.
 #[derive(Debug, Clone, Copy)]
@@ -155,6 +155,13 @@ impl Microvms {
     #[must_use]
     pub fn memory_of(&self, account: &str) -> u64 {
         self.context.usage.of(account)
+    }
+
+    /// The ids of the microVMs that have not ended, with their accounts.
+    #[must_use]
+    pub fn owners(&self) -> Vec<(String, String)> {
+        let tasks = self.context.tasks.lock().unwrap_or_else(poisoned);
+        tasks.iter().map(|(id, task)| (id.clone(), task.gate.account.clone())).collect()
     }
 
     /// Number of microVMs in each state that clients see, over all accounts, by the state's name.

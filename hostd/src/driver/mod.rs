@@ -8,7 +8,7 @@
 //! * [`gate`] – the state that a microVM's task and its endpoint share
 //! * [`record`] – conversions between records, states and the platform's specs
 //! * [`deadlines`] – the deadline of each effect
-//! * [`capacity`] – accounting of the host's memory; `usage` – of the memory of each account
+//! * [`capacity`] – accounting of the host's memory; `crate::usage` – of the memory of each account
 //! * [`faults`] – points at which tests simulate a crash
 
 pub mod capacity;
@@ -26,7 +26,6 @@ pub mod retention;
 mod task;
 #[cfg(test)]
 mod tests;
-mod usage;
 
 pub use capacity::Full;
 pub use error::{LaunchError, RequestError};

@@ -146,10 +146,12 @@ pub fn insert(record: &MicrovmRecord) -> Batch {
 #[must_use]
 pub fn update(record: &MicrovmRecord, expires_ms: u64) -> Batch {
     let batch = Batch::new().put(Table::Microvms, key(record), records::encode(record));
-    if record.phase() != Phase::Terminated {
-        return batch;
+    match record.phase() {
+        Phase::Terminated => {}
+        Phase::TerminateHook | Phase::Ending => return batch.ending(),
+        _ => return batch,
     }
-    batch.delete(Table::ArtifactUses, records::artifact_use(&record.build_id, id(record))).put(
+    batch.ending().delete(Table::ArtifactUses, records::artifact_use(&record.build_id, id(record))).put(
         Table::Expiries,
         records::expiry(expires_ms, Expiry::Microvm, &key(record)),
         Vec::new(),

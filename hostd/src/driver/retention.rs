@@ -45,7 +45,7 @@ impl Microvms {
                 // The next search removes them.
                 return Err(CommitError::Conflict);
             }
-            let (mut batch, mut forgotten) = (Batch::new(), 0);
+            let (mut batch, mut forgotten) = (Batch::new().ending(), 0);
             for (key, _) in &due {
                 let removal = self.removal(key, now)?;
                 forgotten += usize::from(removal.microvm);

@@ -11,7 +11,9 @@
 //!
 //! One effect is under way at a time. A hook call is abandoned when another effect has to begin; all other effects
 //! are awaited, since they would leave something half made behind. Nothing is awaited longer than its
-//! [deadline](super::deadlines).
+//! [deadline](super::deadlines). [`storing`] has what happens when the store fails.
+
+mod storing;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -23,17 +25,16 @@ use hearth_proto::store::v1::MicrovmRecord;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::capacity::Reservation;
-use super::context::{Change, Context};
+use super::context::Context;
 use super::deadlines::{self, Overdue};
 use super::error::RequestError;
 use super::mailbox::{ClientRequest, TaskChannels};
 use super::record::{self, Ids};
-use super::usage::Share;
 use crate::clock;
-use crate::lifecycle::microvm::{self, Effect, Event, Phase, Refusal, Request, State, Step};
+use crate::lifecycle::microvm::{Effect, Event, Phase, Refusal, Request, State, Step};
 use crate::lifecycle::table;
 use crate::platform::{Exit, Guest, Spec, SuspendError};
-use crate::store::CommitError;
+use crate::usage::Share;
 
 /// Pause before the daemon retries an operation of its own that failed: at first, and at most.
 pub(super) const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
@@ -82,6 +83,8 @@ pub(super) struct Task {
     record: MicrovmRecord,
     ids: Ids,
     state: State,
+    /// Whether the state is one that could not be stored.
+    ahead: bool,
     guest: Option<Arc<dyn Guest>>,
     exit: Option<BoxFuture<'static, Exit>>,
     /// The microVM's part of its account's memory; none once its end is stored.
@@ -109,6 +112,7 @@ impl Task {
             record,
             ids,
             state,
+            ahead: false,
             guest: None,
             exit: None,
             share: Some(share),
@@ -175,23 +179,15 @@ impl Task {
         self.channels.gate.update(&self.state, self.guest.as_ref());
     }
 
-    /// The next timed event and when it is due. The lifetime is observed in every phase but those that already
-    /// terminate the microVM, where the effects' deadlines suffice.
+    /// The next timed event and when it is due.
     fn deadline(&self) -> Option<(SystemTime, Event)> {
         let microvm = self.record.microvm.as_ref()?;
-        let after = |since: &prost_types::Timestamp, seconds: i32| {
-            clock::time(since) + Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
-        };
-        let terminates = matches!(self.state.phase, Phase::TerminateHook | Phase::Ending | Phase::Terminated);
-        let lifetime = microvm
-            .started_at
-            .as_ref()
-            .filter(|_| !terminates)
-            .map(|started| (after(started, microvm.maximum_duration_in_seconds), Event::LifetimeOver));
+        let lifetime = self.lifetime().map(|time| (time, Event::LifetimeOver));
         let policy = microvm.idle_policy.as_ref().and_then(|policy| policy.suspended_duration_seconds);
         let suspended = match (self.state.phase, policy, &self.record.phase_since) {
             (Phase::Suspended, Some(seconds), Some(since)) => {
-                Some((after(since, seconds), Event::SuspendedTooLong))
+                let seconds = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
+                Some((clock::time(since) + seconds, Event::SuspendedTooLong))
             }
             _ => None,
         };
@@ -231,16 +227,14 @@ impl Task {
         if step.state.takes_memory() && self.reservation.is_none() {
             self.reservation = Some(self.context.capacity.reserve(self.record.memory_mib.into())?);
         }
-        let stored = self.store(&step.state).await;
+        let stored = self.store_or_go_ahead(&step.state).await;
         if !self.state.takes_memory() {
             self.reservation = None;
         }
-        stored.map_err(|error| match error {
-            CommitError::Store(error) => RequestError::Store(error),
-            CommitError::Conflict => RequestError::Stopping, // updates have no expectations
-        })?;
-        self.begin(step.effect).await;
-        Ok(())
+        if self.state == step.state {
+            self.begin(step.effect).await;
+        }
+        stored.map_err(RequestError::not_stored)
     }
 
     async fn event(&mut self, event: Event) {
@@ -248,53 +242,6 @@ impl Task {
         if let Ok(step) = table::step(&self.state, &event, self.context.rules) {
             self.apply(step).await;
         }
-    }
-
-    /// Stores a step, retrying for as long as it takes, and begins the effect that follows.
-    async fn apply(&mut self, step: Step) {
-        let mut pause = RETRY.0;
-        while let Err(error) = self.store(&step.state).await {
-            tracing::error!(microvm = record::id(&self.record), %error, "storing a change of state, trying again");
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RETRY.1);
-        }
-        self.begin(step.effect).await;
-    }
-
-    /// Makes a state durable where that is required, and notifies the observer and the gate.
-    async fn store(&mut self, to: &State) -> Result<(), CommitError> {
-        if *to == self.state {
-            return Ok(());
-        }
-        let now = self.context.clock.timestamp();
-        let changed = record::with_state(&self.record, to, now);
-        let point = to.phase.as_str_name().to_ascii_lowercase();
-        if microvm::must_be_stored(&self.state, to) {
-            self.context.faults.at("microvm", &point, "before-commit").await;
-            let expires = record::millis(Some(&now)) + self.context.retention_ms();
-            self.context.db.commit(record::update(&changed, expires)).await?;
-            self.context.faults.at("microvm", &point, "after-commit").await;
-        }
-        let from = std::mem::replace(&mut self.state, to.clone());
-        let record = std::mem::replace(&mut self.record, changed);
-        if !self.state.takes_memory() {
-            self.reservation = None;
-        }
-        if self.state.phase == Phase::Terminated {
-            self.share = None;
-        }
-        let (seen, now) = (from.visible(), to.visible());
-        if seen != now {
-            self.context.moved(Some(seen), Some(now));
-        }
-        self.channels.gate.update(&self.state, self.guest.as_ref());
-        self.context.observer.state_changed(&Change {
-            before: &record,
-            after: &self.record,
-            from: &from,
-            to,
-        });
-        Ok(())
     }
 
     /// Begins an effect. A hook call that is under way is abandoned for it; other effects are awaited first, only

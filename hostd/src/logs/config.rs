@@ -15,7 +15,7 @@ use crate::setting::Problem;
 pub struct LogsConfig {
     /// Days after which lines are removed; 0 keeps them until there are too many.
     pub retention_days: u32,
-    /// Bytes of all logs of the host; beyond it, the oldest go.
+    /// Bytes of all logs of the host; beyond it, the oldest of the account that has most go.
     pub max_bytes: u64,
     /// Bytes of a log group; beyond it, its oldest go.
     pub max_group_bytes: u64,

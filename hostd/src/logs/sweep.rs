@@ -1,6 +1,7 @@
 //! Removal of segments that are too old or too many.
 
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,6 +37,7 @@ struct Candidate {
 /// The contents of a group's folder.
 #[derive(Debug)]
 struct Found {
+    account: String,
     group: Arc<Group>,
     segments: Vec<Candidate>,
     /// Streams that have lost segments in this sweep.
@@ -43,8 +45,8 @@ struct Found {
 }
 
 impl Logs {
-    /// Removes segments whose lines are all too old, then the oldest segments of groups that are too large, then the
-    /// oldest of all groups while the total is too large. A segment that is being written stays. The call reads and
+    /// Removes segments whose lines are all too old, then the oldest segments of groups that are too large, then, while
+    /// the total is too large, the oldest of the account that has most. A segment that is being written stays. The call reads and
     /// removes files and blocks. Files that cannot be read or removed are logged and skipped.
     pub fn sweep(&self) -> Swept {
         let mut swept = Swept::default();
@@ -52,37 +54,18 @@ impl Logs {
         for (account, folder) in self.list_folders(&self.shared.folder) {
             for (group, _) in self.list_folders(&folder) {
                 let Ok(group) = self.shared.group(&account, &group) else { continue };
-                let mut found = Found { group, segments: Vec::new(), shortened: BTreeSet::new() };
+                let account = account.clone();
+                let mut found = Found { account, group, segments: Vec::new(), shortened: BTreeSet::new() };
                 self.sweep_group(&mut found, &mut swept);
                 left.push(found);
             }
         }
-        let total = |groups: &[Found]| groups.iter().flat_map(|found| &found.segments).map(|s| s.size).sum();
-        let mut stored: u64 = total(&left);
-        if stored > self.shared.config.max_bytes {
-            let oldest = left.iter().enumerate().flat_map(|(index, found)| {
-                found.segments.iter().enumerate().map(move |(number, segment)| (segment.first, index, number))
-            });
-            let mut oldest: Vec<_> = oldest.collect();
-            oldest.sort_unstable();
-            for (_, index, number) in oldest {
-                if stored <= self.shared.config.max_bytes {
-                    break;
-                }
-                let found = &mut left[index];
-                let segment = &found.segments[number];
-                if remove(&found.group, segment, &mut swept) {
-                    stored -= segment.size;
-                    found.shortened.insert(segment.name.clone());
-                }
-            }
-        }
+        swept.stored_bytes = evict(&mut left, self.shared.config.max_bytes, &mut swept);
         for found in left {
             self.remove_empty(found);
         }
         lock(&self.shared.groups).retain(|_, group| group.strong_count() > 0);
-        self.shared.bytes.store(stored, Ordering::Relaxed);
-        swept.stored_bytes = stored;
+        self.shared.bytes.store(swept.stored_bytes, Ordering::Relaxed);
         swept
     }
 
@@ -181,6 +164,48 @@ impl Logs {
             remove_folder(folder);
         }
     }
+}
+
+/// Bytes of an account's logs, and its segments as time, number of the group and number in the group, the oldest last.
+type OfAccount = (u64, Vec<(u64, usize, usize)>);
+
+/// Removes segments until the groups have no more than `max_bytes` together, each time the oldest of the account that has
+/// most then: what one account writes costs another nothing as long as that has less. Returns the bytes that are left.
+fn evict(groups: &mut [Found], max_bytes: u64, swept: &mut Swept) -> u64 {
+    let mut accounts: BTreeMap<&str, OfAccount> = BTreeMap::new();
+    for (index, found) in groups.iter().enumerate() {
+        let account = accounts.entry(&found.account).or_default();
+        for (number, segment) in found.segments.iter().enumerate() {
+            account.0 += segment.size;
+            account.1.push((segment.first, index, number));
+        }
+    }
+    let mut stored: u64 = accounts.values().map(|(bytes, _)| bytes).sum();
+    if stored <= max_bytes {
+        return stored;
+    }
+    let mut largest: BinaryHeap<OfAccount> = BinaryHeap::new();
+    for (bytes, mut segments) in accounts.into_values() {
+        segments.sort_unstable_by_key(|segment| Reverse(*segment));
+        largest.push((bytes, segments));
+    }
+    while stored > max_bytes
+        && let Some((mut bytes, mut segments)) = largest.pop()
+    {
+        // An account of which nothing can be removed any more is not looked at again.
+        while let Some((_, index, number)) = segments.pop() {
+            let found = &mut groups[index];
+            let segment = &found.segments[number];
+            if remove(&found.group, segment, swept) {
+                stored -= segment.size;
+                bytes -= segment.size;
+                found.shortened.insert(segment.name.clone());
+                largest.push((bytes, segments));
+                break;
+            }
+        }
+    }
+    stored
 }
 
 /// Removes a segment, unless it is being written.

@@ -58,13 +58,14 @@ use hearth_model::version::ImageVersion;
 use hearth_proto::store::v1::{ImageRecord, VersionRecord};
 
 use self::cursor::Cursors;
-use self::error::{ImageError, NameError};
+use self::error::{ImageError, LimitError, NameError};
 use self::host::HostParts;
 use self::observe::CallObserver;
 use self::quota::Quotas;
 use crate::access::{Caller, Sessions};
 use crate::builds::Images;
 use crate::clock::Clock;
+use crate::disk::Disk;
 use crate::driver::Microvms;
 use crate::records;
 use crate::store::{Db, Table};
@@ -86,6 +87,8 @@ pub struct Parts {
     pub microvms: Microvms,
     /// The images.
     pub images: Images,
+    /// Room on the disk.
+    pub disk: Disk,
     /// The sources from which artifacts may be fetched.
     pub artifacts: ArtifactConfig,
     /// The base images.
@@ -173,6 +176,15 @@ impl Service {
 
     pub(crate) fn parts(&self) -> &Parts {
         &self.inner.parts
+    }
+
+    /// Checks that the disk has room for something new of an account, and the account may take more of it.
+    ///
+    /// # Errors
+    ///
+    /// [`LimitError`].
+    pub(crate) fn admit_to_disk(&self, account: &str) -> Result<(), LimitError> {
+        self.parts().disk.admit(account, 0).map_err(|error| LimitError::of_disk(error, account))
     }
 
     pub(crate) fn turns(&self) -> &Turns {

@@ -22,6 +22,8 @@ pub const SERVICE_CODE: &str = "lambda";
 pub enum Quota {
     /// Memory of an account's microVMs, in MiB.
     Memory,
+    /// Disk that an account takes, in MiB.
+    Disk,
     /// Number of an account's images.
     Images,
     /// Number of versions of an image.
@@ -38,6 +40,7 @@ impl Quota {
     pub fn code(self) -> &'static str {
         match self {
             Self::Memory => "L-CD1C0CC4",
+            Self::Disk => "disk",
             Self::Images => "L-942E56BE",
             Self::Versions => "L-F8BECE9C",
             Self::Builds => "L-72E0D058",
@@ -66,6 +69,12 @@ impl Quota {
         match self {
             Self::Memory => {
                 "The base maximum allocated memory limit has been reached for this account.".to_owned()
+            }
+            Self::Disk => {
+                format!(
+                    "The MicroVMs, images and artifacts of this account take as much disk as they may: {limit} MiB. Delete what is not \
+                     needed"
+                )
             }
             Self::Images => {
                 format!("You have exceeded the maximum number of MicroVM images in this account: {limit}")
@@ -103,6 +112,8 @@ impl Rate {
 pub struct Limits {
     /// [`Quota::Memory`], in MiB.
     pub memory_mib: Option<u64>,
+    /// [`Quota::Disk`], in MiB.
+    pub disk_mib: Option<u64>,
     /// [`Quota::Images`]
     pub images: Option<u64>,
     /// [`Quota::Versions`]
@@ -141,6 +152,7 @@ impl Limits {
         ];
         Self {
             memory_mib: Some(400 << 10),
+            disk_mib: None,
             images: Some(100),
             versions: Some(50),
             builds: Some(5),

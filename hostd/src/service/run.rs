@@ -68,6 +68,7 @@ impl Handler for proto::RunMicrovmRequest {
         let source = service.source(image, request.image_version.as_deref())?;
         let record = service.record(&source, request)?;
         service.pass_role(caller, image, request).await?;
+        service.admit_to_disk(&record.account)?;
         let response = record.microvm.clone().unwrap_or_default();
         let version = records::version(&image.account, &image.name, source.version.number);
         let batch = Batch::new().expect_value(Table::Versions, version, source.stored).and(service.remember(

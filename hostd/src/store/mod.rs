@@ -6,6 +6,7 @@
 
 mod db;
 mod memory;
+mod reserve;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
 pub mod schema;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 
 pub use db::Db;
 pub use memory::MemoryStore;
+pub use reserve::Reserved;
 #[cfg(feature = "rocksdb")]
 pub use rocks::{RocksOptions, RocksStore};
 pub use schema::meta;
@@ -110,6 +112,8 @@ pub struct Batch {
     pub expects: Vec<Expect>,
     /// Changes, in this order.
     pub writes: Vec<Write>,
+    /// Whether this ends or deletes something, and so is stored on a full disk, too ([`Reserved`]).
+    pub ends: bool,
 }
 
 impl Batch {
@@ -147,9 +151,17 @@ impl Batch {
         self
     }
 
-    /// Combines this batch and another one into one.
+    /// Marks this batch as one that ends or deletes something.
+    #[must_use]
+    pub fn ending(mut self) -> Self {
+        self.ends = true;
+        self
+    }
+
+    /// Combines this batch and another one into one, which ends something if one of the two does.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
+        self.ends |= other.ends;
         self.expects.extend(other.expects);
         self.writes.extend(other.writes);
         self
@@ -199,6 +211,14 @@ pub enum StoreError {
         found: u32,
         /// Newest schema version that this release knows.
         known: u32,
+    },
+    /// The disk has no room for what is to be stored.
+    #[error(
+        "the disk of the store in {path} is full: terminate microVMs, delete images or artifacts, or enlarge the disk"
+    )]
+    NoRoom {
+        /// Folder of the store.
+        path: String,
     },
     /// The database reported an error.
     #[error("cannot {what} the store: {source}")]

@@ -266,7 +266,7 @@ fn batch() -> impl Strategy<Value = Batch> {
         1 => (table(), key()).prop_map(|(table, key)| Write::Delete(table, key)),
     ];
     (prop::collection::vec(expect, 0..2), prop::collection::vec(write, 0..4))
-        .prop_map(|(expects, writes)| Batch { expects, writes })
+        .prop_map(|(expects, writes)| Batch { expects, writes, ends: false })
 }
 
 /// Groups of batches.

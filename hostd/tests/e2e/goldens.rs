@@ -16,7 +16,7 @@ use crate::support::app::count;
 use crate::support::site::Site;
 
 /// The image in each golden input.
-const IMAGE: &str = "counter";
+pub(crate) const IMAGE: &str = "counter";
 /// The log group of the microVM.
 const GROUP: &str = "/golden";
 
@@ -31,18 +31,23 @@ async fn what_earlier_releases_have_left_is_accepted() {
     }
 }
 
-/// Starts the daemon of today on a golden input, at first with the monitor of that release.
-async fn accept(site: &Site, archive: &Path) {
-    let folder = site.folder.join(archive.file_stem().unwrap());
-    fs::create_dir(&folder).unwrap();
+/// Unpacks a golden input into a folder.
+pub(crate) fn unpack(archive: &Path, folder: &Path) {
     let unpacked = Command::new("tar")
         .args(["--warning=no-timestamp", "-xf"])
         .arg(archive)
         .arg("-C")
-        .arg(&folder)
+        .arg(folder)
         .status()
         .unwrap();
     assert!(unpacked.success());
+}
+
+/// Starts the daemon of today on a golden input, at first with the monitor of that release.
+async fn accept(site: &Site, archive: &Path) {
+    let folder = site.folder.join(archive.file_stem().unwrap());
+    fs::create_dir(&folder).unwrap();
+    unpack(archive, &folder);
     // The settings live as long as the process, as the shared ones do.
     let new: &'static Site = Box::leak(Box::new(Site { folder: folder.clone(), ..site.clone() }));
     let old: &'static Site = Box::leak(Box::new(Site { vmm: folder.join("hearth-vmm"), ..new.clone() }));

@@ -15,6 +15,7 @@
 //! * `endpoint` – requests from outside to apps
 //! * `endings` – microVMs that exit by themselves, or are terminated
 //! * `images` – images, versions, builds, and microVMs that outlive their images
+//! * `full_disk` – the daemon on a disk that is full
 //! * `outages` – the daemon is killed and started again
 //! * `logs` – the app's output
 //! * `silent` – guests and monitors that do not respond
@@ -30,6 +31,7 @@ mod access;
 mod endings;
 mod endpoint;
 mod extremes;
+mod full_disk;
 mod goldens;
 mod images;
 mod lifecycle;

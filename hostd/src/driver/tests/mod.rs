@@ -1,6 +1,7 @@
 //! Tests of the drivers on a double of the host, in simulated time.
 
 mod faults;
+mod full_disk;
 mod gate;
 mod scenarios;
 mod unresponsive;

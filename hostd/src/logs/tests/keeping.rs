@@ -157,3 +157,45 @@ async fn a_stream_a_group_and_the_host_keep_to_their_sizes() {
     // Sequence numbers are known although their lines were removed.
     assert_eq!(logs.writer(ACCOUNT, "/c", "s").unwrap().last_sequence(), 19);
 }
+
+#[tokio::test(start_paused = true)]
+async fn logs_go_from_the_account_that_has_most() {
+    const OTHERS: [&str; 2] = ["000000000002", "000000000003"];
+    let home = Home::new();
+    let config = LogsConfig { segment_bytes: 512 << 10, max_bytes: 6 << 20, ..LogsConfig::default() };
+    let logs = home.with(config);
+    let filling = "x".repeat(100 << 10);
+    let fill = |account: &str, stream: &str, lines: u64| {
+        let writer = logs.writer(account, GROUP, stream).unwrap();
+        for sequence in 1..=lines {
+            writer.append(line(sequence, &filling, home.clock.now())).unwrap();
+        }
+    };
+    let stored = async |account: &str| {
+        let groups = logs.list_groups(account, "", "", None, 50).await.unwrap();
+        groups.iter().map(|group| group.stored_bytes).sum::<u64>()
+    };
+    fill(ACCOUNT, "oldest", 15);
+    tokio::time::advance(DAY / 4).await;
+    fill(OTHERS[0], "old", 20);
+    let quiet = (stored(ACCOUNT).await, stored(OTHERS[0]).await);
+    tokio::time::advance(DAY / 4).await;
+    // One floods the logs with streams and groups of any number.
+    for number in 0..10 {
+        fill(OTHERS[1], &format!("new-{number}"), 20);
+    }
+    let swept = logs.sweep();
+    assert!(swept.stored_bytes <= 6 << 20 && swept.stored_bytes > 5 << 20, "{swept:?}");
+    assert_eq!(
+        (stored(ACCOUNT).await, stored(OTHERS[0]).await),
+        quiet,
+        "the flood has its own lines removed"
+    );
+
+    // Who has less than the others keeps everything, and those who have most come to have the same.
+    fill(OTHERS[0], "more", 60);
+    logs.sweep();
+    let (one, two) = (stored(OTHERS[0]).await, stored(OTHERS[1]).await);
+    assert_eq!(stored(ACCOUNT).await, quiet.0);
+    assert!(one.abs_diff(two) <= 512 << 10, "{one} and {two} bytes");
+}

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::exception::{Family, Kind, RETRY, Resource};
+use crate::disk::DiskError;
 use crate::driver::Full;
 use crate::service::quota::Quota;
 use crate::turns::Busy;
@@ -41,14 +42,30 @@ pub enum LimitError {
         /// Memory that is free.
         free_mib: u64,
     },
+    /// The host's disk is too full.
+    #[error(
+        "There is not enough capacity: the host's disk is full. Delete what is not needed, or retry the request later."
+    )]
+    DiskFull,
 }
 
 impl LimitError {
+    /// The error when the disk has no room for something of an account.
+    pub(crate) fn of_disk(error: DiskError, account: &str) -> Self {
+        match error {
+            // How full the host is is its operator's business.
+            DiskError::Full { .. } => Self::DiskFull,
+            DiskError::Quota(limit) => {
+                Self::QuotaExceeded { quota: Quota::Disk, limit, resource: account.to_owned() }
+            }
+        }
+    }
+
     /// The quota that is used up.
     pub(super) fn quota(&self) -> Option<Quota> {
         match self {
             Self::QuotaExceeded { quota, .. } | Self::Throttled { quota, .. } => Some(*quota),
-            Self::Busy(_) | Self::Capacity { .. } => None,
+            Self::Busy(_) | Self::Capacity { .. } | Self::DiskFull => None,
         }
     }
 
@@ -57,7 +74,7 @@ impl LimitError {
         match self {
             Self::QuotaExceeded { .. } => None,
             Self::Throttled { retry_after, .. } => Some(*retry_after),
-            Self::Busy(_) | Self::Capacity { .. } => Some(RETRY),
+            Self::Busy(_) | Self::Capacity { .. } | Self::DiskFull => Some(RETRY),
         }
     }
 }
@@ -67,7 +84,7 @@ impl Family for LimitError {
         match self {
             Self::QuotaExceeded { .. } => Kind::Quota,
             Self::Throttled { .. } | Self::Busy(_) => Kind::Throttling,
-            Self::Capacity { .. } => Kind::Capacity,
+            Self::Capacity { .. } | Self::DiskFull => Kind::Capacity,
         }
     }
 
@@ -76,7 +93,7 @@ impl Family for LimitError {
             Self::QuotaExceeded { quota, resource, .. } => {
                 Some(Resource { kind: quota.resource_type(), id: resource.clone() })
             }
-            Self::Throttled { .. } | Self::Busy(_) | Self::Capacity { .. } => None,
+            Self::Throttled { .. } | Self::Busy(_) | Self::Capacity { .. } | Self::DiskFull => None,
         }
     }
 }

@@ -111,7 +111,7 @@ pub enum ServiceError {
     },
     /// The store has failed.
     #[error("An internal server error occurred. Retry the request later.")]
-    Store(#[from] StoreError),
+    Store(StoreError),
     /// The daemon is shutting down.
     #[error("The service is stopping. Retry the request later.")]
     Stopping,
@@ -157,6 +157,15 @@ impl ServiceError {
     }
 }
 
+impl From<StoreError> for ServiceError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NoRoom { .. } => LimitError::DiskFull.into(),
+            error => Self::Store(error),
+        }
+    }
+}
+
 impl From<UnknownCaller> for ServiceError {
     fn from(error: UnknownCaller) -> Self {
         Denied::from(error).into()
@@ -168,6 +177,7 @@ impl From<ArtifactError> for ServiceError {
         match error {
             // Clients do not see what the system says.
             ArtifactError::Io(_) => Self::internal(error.to_string()),
+            ArtifactError::Disk(error, account) => LimitError::of_disk(error, &account).into(),
             error => HostError::from(error).into(),
         }
     }
@@ -185,7 +195,7 @@ impl From<CommitError> for ServiceError {
             CommitError::Conflict => {
                 Self::internal("a batch did not apply that nothing could have come before")
             }
-            CommitError::Store(error) => Self::Store(error),
+            CommitError::Store(error) => error.into(),
         }
     }
 }
@@ -200,7 +210,7 @@ impl From<LaunchError> for ServiceError {
                 LimitError::QuotaExceeded { quota: Quota::Memory, limit: limit_mib, resource: account }.into()
             }
             LaunchError::Capacity(full) => LimitError::from(full).into(),
-            LaunchError::Store(error) => Self::Store(error),
+            LaunchError::Store(error) => error.into(),
             LaunchError::Id(error) => Self::internal(error.to_string()),
             LaunchError::Stopping => Self::Stopping,
         }
@@ -228,7 +238,7 @@ impl From<RequestError> for ServiceError {
             // The API's model of ResumeMicrovm has no InsufficientCapacityException, but none of its exceptions fits
             // better.
             RequestError::Capacity(full) => LimitError::from(full).into(),
-            RequestError::Store(error) => Self::Store(error),
+            RequestError::Store(error) => error.into(),
             RequestError::Stopping => Self::Stopping,
         }
     }

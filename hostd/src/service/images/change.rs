@@ -45,6 +45,7 @@ impl Handler for CreateMicrovmImageRequest {
         let arn = service.config().image_arn(&image.account, &image.name);
         let config = requested(service, &image.account, &arn, common(&call.request))?;
         service.pass_role(call.caller, image, &call.request).await?;
+        service.admit_to_disk(&image.account)?;
         let tags = call.request.tags.clone();
         let remember = remembering(service, std::mem::take(&mut call.token));
         let created = service.images().create(&image.account, &image.name, tags, config, remember).await;
@@ -81,6 +82,7 @@ impl Handler for UpdateMicrovmImageRequest {
         let arn = service.config().image_arn(&image.account, &image.name);
         let config = requested(service, &image.account, &arn, call.request.clone())?;
         service.pass_role(call.caller, image, &call.request).await?;
+        service.admit_to_disk(&image.account)?;
         let remember = remembering(service, std::mem::take(&mut call.token));
         let updated = service.images().update(&image.account, &image.name, config, remember).await;
         updated.map(|image| details(&image)).map_err(|error| refused(error, &image.account, arn, None))

@@ -4,6 +4,7 @@
 //! stores a running one.
 
 mod accounts;
+mod disk;
 mod images;
 mod lists;
 mod microvms;
@@ -35,6 +36,7 @@ use crate::access::{Caller, Policy};
 use crate::audit::Recorded;
 use crate::builds::tests::double::{ACCOUNT, Daemon, settings};
 use crate::clock::Clock;
+use crate::disk::{Disk, DiskConfig};
 use crate::driver::context::NoObserver;
 use crate::driver::deadlines::Deadlines;
 use crate::driver::faults::Faults;
@@ -142,7 +144,7 @@ impl Outside {
         let parts = HostParts {
             logs: logs.clone(),
             events,
-            artifacts: Artifacts::open("artifacts", &path("bucket"), 100).unwrap(),
+            artifacts: Artifacts::open("artifacts", &path("bucket"), 100, Disk::unlimited()).unwrap(),
             backups: Backups::new(path("backups"), 8),
             status: Box::new(move |account| {
                 assert!(!panicking.load(Ordering::Relaxed), "on purpose");
@@ -228,6 +230,7 @@ async fn furnished(config: ServiceConfig, roles: RolesConfig, artifacts: Artifac
     let tokens = Tokens::open(&daemon.db, clock, "us-east-1").await.unwrap();
     let (outside, host) = Outside::new(daemon.events.clone(), clock);
     let parts = Parts {
+        disk: Disk::of(bases.path(), DiskConfig { reserve_mib: Some(0) }, config.limits.disk_mib).unwrap(),
         db: daemon.db.clone(),
         clock,
         microvms,

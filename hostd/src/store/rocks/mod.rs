@@ -8,6 +8,8 @@
 //! * **Damage.** Every block has a checksum. [`RocksStore::open`] verifies all of them, so that damage is found
 //!   before the first request; [`backup`] describes recovery.
 //! * **Schema.** [`super::schema`] migrates an older store when it is opened, and refuses a newer one.
+//! * **A full disk.** What cannot be written is refused ([`StoreError::NoRoom`]). RocksDB accepts nothing more until it has found, at
+//!   intervals of five seconds, as much room as one of its write buffers has; [`super::Reserved`] keeps that room.
 
 pub mod backup;
 mod options;
@@ -30,6 +32,10 @@ pub use options::RocksOptions;
 
 /// Bytes to read ahead when a whole table is read.
 const READ_AHEAD: usize = 2 << 20;
+
+/// The system's words for a full disk, which are all that RocksDB's interface for C leaves of them. RocksDB goes on by itself
+/// when there is room again, and repeats them until then.
+const NO_ROOM: &str = "No space left on device";
 
 /// A RocksDB store.
 pub struct RocksStore {
@@ -150,6 +156,9 @@ impl RocksStore {
     fn failed(&self, what: &'static str, error: &rocksdb::Error) -> StoreError {
         if error.kind() == ErrorKind::Corruption {
             return StoreError::Damaged { path: self.place(), why: error.to_string() };
+        }
+        if error.to_string().contains(NO_ROOM) {
+            return StoreError::NoRoom { path: self.place() };
         }
         StoreError::Failed { what, source: Arc::new(error.clone()) }
     }

@@ -78,12 +78,18 @@ impl Bucket {
         Ok(())
     }
 
-    /// Refuses an upload that is announced as too large before anything of it is received.
+    /// Refuses an upload that is announced as too large, or for which there is no room, before anything of it is received.
     fn check_length(&self, length: Option<i64>) -> S3Result<()> {
-        let max = self.service.parts().host.artifacts.max_bytes();
-        match length.and_then(|length| u64::try_from(length).ok()).is_some_and(|length| length > max) {
-            true => Err(s3_error!(EntityTooLarge, "The artifact has more than {max} bytes")),
-            false => Ok(()),
+        let artifacts = &self.service.parts().host.artifacts;
+        let max = artifacts.max_bytes();
+        let length = length.and_then(|length| u64::try_from(length).ok()).unwrap_or_default();
+        if length > max {
+            return Err(s3_error!(EntityTooLarge, "The artifact has more than {max} bytes"));
+        }
+        match &self.incoming.caller {
+            Ok(caller) => artifacts.admit(&caller.account, length).map_err(|error| error::of(&error)),
+            // The operation refuses it.
+            Err(_) => Ok(()),
         }
     }
 

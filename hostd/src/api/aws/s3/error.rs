@@ -15,6 +15,8 @@ pub(super) fn of(error: &ServiceError) -> S3Error {
             "AccessDeniedException" => S3ErrorCode::AccessDenied,
             "ThrottlingException" => S3ErrorCode::SlowDown,
             "ValidationException" => S3ErrorCode::InvalidArgument,
+            "ServiceQuotaExceededException" => S3ErrorCode::InvalidRequest,
+            "InsufficientCapacityException" => S3ErrorCode::ServiceUnavailable,
             _ => S3ErrorCode::InternalError,
         },
     };
@@ -40,7 +42,7 @@ fn of_artifact(error: &ArtifactError) -> S3ErrorCode {
         }
         ArtifactError::NoPart(_) => S3ErrorCode::InvalidPart,
         ArtifactError::PartOrder => S3ErrorCode::InvalidPartOrder,
-        ArtifactError::Io(_) => S3ErrorCode::InternalError,
+        ArtifactError::Disk(..) | ArtifactError::Io(_) => S3ErrorCode::InternalError,
     }
 }
 

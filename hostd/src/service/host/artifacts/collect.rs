@@ -126,12 +126,14 @@ impl Artifacts {
             // Nobody replaces it between this look at its age and its removal.
             let _change = self.change();
             if is_older(&path, now, kept).unwrap_or_default() {
-                let modified = path.metadata()?.modified()?;
+                let data = path.metadata()?;
+                let modified = data.modified()?;
                 match (aside.filter(|aside| modified <= aside.since()), path.file_name()) {
                     (Some(aside), Some(name)) => {
                         aside.take(&path, &Path::new("artifacts").join(&account).join(name))?;
+                        self.usage().give_back(&account, data.len());
                     }
-                    _ => fs::remove_file(&path)?,
+                    _ => drop(self.remove_file(&account, &path)?),
                 }
                 removed.artifacts = removed.artifacts.saturating_add(1);
                 changed.insert(account);
@@ -148,7 +150,7 @@ impl Artifacts {
         let mut removed = 0_usize;
         for entry in fs::read_dir(self.place(account)?.uploads)? {
             let path = entry?.path();
-            match remove_upload(&path, now) {
+            match self.remove_old_upload(account, &path, now) {
                 Ok(true) => removed = removed.saturating_add(1),
                 Ok(false) => {}
                 // It was completed or aborted meanwhile.
@@ -157,6 +159,16 @@ impl Artifacts {
             }
         }
         Ok(removed)
+    }
+
+    /// Removes the folder of an upload if it is old. Returns whether it was.
+    fn remove_old_upload(&self, account: &str, folder: &Path, now: SystemTime) -> io::Result<bool> {
+        let _change = self.change();
+        let is_old = is_older(folder, now, UPLOAD_AGE)?;
+        if is_old {
+            self.remove_upload(account, folder)?;
+        }
+        Ok(is_old)
     }
 
     /// Gives artifacts of earlier releases, which all accounts shared, to the accounts whose images refer to them, and those that no image
@@ -190,7 +202,8 @@ impl Artifacts {
                 // The key has the SHA-256 of its bytes.
                 let etag = name.chars().take(64).collect();
                 let about = About { key: name.clone(), etag, ..About::default() };
-                match self.keep(account, &key, file, temporary, &about, &Condition::Absent) {
+                let share = self.usage().nothing(account);
+                match self.keep(account, &key, (file, temporary, share), &about, &Condition::Absent) {
                     Ok(()) => adopted.given = adopted.given.saturating_add(1),
                     Err(ArtifactError::Condition) => {} // by an attempt before this one
                     Err(error) => return Err(error),
@@ -213,15 +226,6 @@ pub(crate) struct Adopted {
     pub(crate) given: usize,
     /// Number of those whose account nobody knows, which stay where they are.
     pub(crate) left: usize,
-}
-
-/// Removes the folder of an upload if it is old. Returns whether it was.
-fn remove_upload(folder: &Path, now: SystemTime) -> io::Result<bool> {
-    let is_old = is_older(folder, now, UPLOAD_AGE)?;
-    if is_old {
-        fs::remove_dir_all(folder)?;
-    }
-    Ok(is_old)
 }
 
 /// Whether a file was changed longer than `age` ago.

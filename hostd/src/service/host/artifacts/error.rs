@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::disk::DiskError;
+
 /// The reason why an operation on artifacts failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ArtifactError {
@@ -51,6 +53,9 @@ pub enum ArtifactError {
     /// The parts are not in order.
     #[error("The list of parts was not in ascending order. Parts must be ordered by part number.")]
     PartOrder,
+    /// There is no room; contains the account, too.
+    #[error("{0}")]
+    Disk(DiskError, String),
     /// The system's error.
     #[error("An artifact cannot be read or written: {0}")]
     Io(Arc<std::io::Error>),

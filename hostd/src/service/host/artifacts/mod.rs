@@ -37,8 +37,10 @@ use self::error::ArtifactError;
 use self::key::Key;
 use self::object::{Download, Object};
 use super::super::error::ServiceError;
+use crate::disk::Disk;
 use crate::panics::poisoned;
 use crate::turns::{Limits, Turns};
+use crate::usage::Usage;
 
 /// The local bucket. Clones are cheap and share it.
 #[derive(Debug, Clone)]
@@ -53,6 +55,9 @@ struct Shared {
     max_bytes: u64,
     /// Turns at reading and writing files for clients.
     turns: Turns,
+    /// Room for uploads, and the counts of what accounts have here: the lengths of all files but those that are being
+    /// written, which their uploads count.
+    disk: Disk,
     /// Held while an artifact is replaced or removed, so that conditions about what is there hold until then.
     change: Mutex<()>,
 }
@@ -67,17 +72,18 @@ struct Place {
 
 impl Artifacts {
     /// Opens the bucket `bucket` in `folder`, whose artifacts may have at most `max_bytes`. What an earlier daemon has not
-    /// finished writing is removed.
+    /// finished writing is removed, and what there is is counted for its accounts.
     ///
     /// # Errors
     /// The system's error.
-    pub fn open(bucket: &str, folder: &Path, max_bytes: u64) -> io::Result<Self> {
+    pub fn open(bucket: &str, folder: &Path, max_bytes: u64, disk: Disk) -> io::Result<Self> {
         make_folder(folder)?;
         let shared = Shared {
             bucket: bucket.to_owned(),
             folder: folder.to_owned(),
             max_bytes,
             turns: Turns::new(Limits::FILES),
+            disk,
             change: Mutex::default(),
         };
         let artifacts = Self { shared: Arc::new(shared) };
@@ -87,6 +93,7 @@ impl Artifacts {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => make_folder(&temporary)?,
             }
+            artifacts.usage().take(&account, artifacts.scan(&account)?).keep();
         }
         Ok(artifacts)
     }
@@ -99,6 +106,52 @@ impl Artifacts {
     /// Greatest size of an artifact, in bytes.
     pub(crate) fn max_bytes(&self) -> u64 {
         self.shared.max_bytes
+    }
+
+    /// Checks that an account may upload so many bytes, and that there is room for them.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Disk`]
+    pub(crate) fn admit(&self, account: &str, bytes: u64) -> Result<(), ServiceError> {
+        Ok(self
+            .shared
+            .disk
+            .admit(account, bytes)
+            .map_err(|error| ArtifactError::Disk(error, account.to_owned()))?)
+    }
+
+    fn usage(&self) -> &Usage {
+        self.shared.disk.usage()
+    }
+
+    /// Bytes of all that an account has here, but for what is being written.
+    fn scan(&self, account: &str) -> io::Result<u64> {
+        let place = self.place(account)?;
+        let mut bytes = files_length(&place.objects)?;
+        for upload in fs::read_dir(&place.uploads)? {
+            bytes = bytes.saturating_add(files_length(&upload?.path())?);
+        }
+        Ok(bytes)
+    }
+
+    /// Removes a file of an account, whose bytes no longer count; returns whether it was there. The caller has
+    /// [`Self::change`].
+    fn remove_file(&self, account: &str, path: &Path) -> io::Result<bool> {
+        let bytes = match path.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            data => data?.len(),
+        };
+        fs::remove_file(path)?;
+        self.usage().give_back(account, bytes);
+        Ok(true)
+    }
+
+    /// Removes the folder of an upload in parts, whose bytes no longer count. The caller has [`Self::change`].
+    fn remove_upload(&self, account: &str, folder: &Path) -> io::Result<()> {
+        for entry in fs::read_dir(folder)? {
+            self.remove_file(account, &entry?.path())?;
+        }
+        fs::remove_dir(folder)
     }
 
     /// URI of the artifact with this key.
@@ -125,11 +178,10 @@ impl Artifacts {
         self.blocking(account, move |artifacts, account| {
             let place = artifacts.place(account)?;
             let _change = artifacts.change();
-            match fs::remove_file(key.path(&place.objects)) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                Err(error) => Err(error.into()),
-                Ok(()) => Ok(sync_folder(&place.objects)?),
+            if artifacts.remove_file(account, &key.path(&place.objects))? {
+                sync_folder(&place.objects)?;
             }
+            Ok(())
         })
         .await
     }
@@ -200,6 +252,15 @@ impl LocalBucket for Artifacts {
             Err(error) => Err(io::Error::other(error)),
         }
     }
+}
+
+/// Lengths of the files in a folder, together.
+fn files_length(folder: &Path) -> io::Result<u64> {
+    let mut bytes = 0_u64;
+    for entry in fs::read_dir(folder)? {
+        bytes = bytes.saturating_add(entry?.metadata()?.len());
+    }
+    Ok(bytes)
 }
 
 /// Makes a folder with its parents, accessible by the daemon's user only.

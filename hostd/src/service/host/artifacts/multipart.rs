@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::error::ArtifactError;
 use super::key::{Key, hex};
 use super::object::{About, Object};
-use super::upload::{Condition, Stored, Upload, Verify, Written, complete, place};
+use super::upload::{Condition, Stored, Upload, Verify, Written, complete};
 use super::{Artifacts, Place, ServiceError, make_folder, sync_folder};
 
 /// Greatest number of a part.
@@ -80,7 +80,9 @@ impl Artifacts {
             let id = UploadId(Uuid::new_v4());
             let folder = id.folder(&place);
             make_folder(&folder)?;
-            complete(File::create_new(folder.join(ABOUT))?, &about)?;
+            let file = folder.join(ABOUT);
+            complete(File::create_new(&file)?, &about)?;
+            artifacts.usage().take(&account, file.metadata()?.len()).keep();
             sync_folder(&folder)?;
             sync_folder(&place.uploads)?;
             Ok(id)
@@ -129,14 +131,14 @@ impl Artifacts {
         number: u32,
         upload: Upload,
     ) -> Result<Stored, ServiceError> {
-        let Written { file, temporary, etag, bytes, .. } = upload.written().await?;
+        let Written { file, temporary, etag, bytes, share, .. } = upload.written().await?;
         let stored = Stored { key: key.as_str().to_owned(), etag: etag.clone(), bytes };
         let key = key.clone();
         self.blocking(account, move |artifacts, account| {
             complete(file, &About { key: key.as_str().to_owned(), etag, ..About::default() })?;
             let _change = artifacts.change();
             let folder = artifacts.upload(account, &key, id)?.0;
-            place(temporary, &part(&folder, number), &folder)
+            artifacts.place_file(account, (temporary, share), &part(&folder, number), &folder)
         })
         .await?;
         Ok(stored)
@@ -180,6 +182,8 @@ impl Artifacts {
         }
         let (mut file, temporary) = self.temporary(account)?;
         let (mut md5, mut bytes, mut verify) = (Md5::new(), 0_u64, verify);
+        // It has what its parts have, which go at the end: the account may have both for that long.
+        let mut share = self.usage().nothing(account);
         for name in parts {
             let found =
                 Object::open(&part(&folder, name.number))?.filter(|found| found.about.etag == name.etag);
@@ -188,6 +192,8 @@ impl Artifacts {
             if bytes > self.max_bytes() {
                 return Err(ArtifactError::TooLarge(self.max_bytes()));
             }
+            self.shared.disk.has_reserve().map_err(|error| ArtifactError::Disk(error, account.to_owned()))?;
+            share.set(bytes);
             md5.update(&unhex(&found.about.etag));
             copy(found, &mut file, verify.as_deref_mut())?;
         }
@@ -196,8 +202,9 @@ impl Artifacts {
         }
         let etag = format!("{}-{}", hex(&md5.finalize()), parts.len());
         let stored = Stored { key: key.as_str().to_owned(), etag: etag.clone(), bytes };
-        self.keep(account, key, file, temporary, &About { etag, ..about }, condition)?;
-        fs::remove_dir_all(&folder)?;
+        self.keep(account, key, (file, temporary, share), &About { etag, ..about }, condition)?;
+        let _change = self.change();
+        self.remove_upload(account, &folder)?;
         Ok(stored)
     }
 
@@ -214,7 +221,7 @@ impl Artifacts {
         self.blocking(account, move |artifacts, account| {
             let _change = artifacts.change();
             let folder = artifacts.upload(account, &key, id)?.0;
-            Ok(fs::remove_dir_all(folder)?)
+            Ok(artifacts.remove_upload(account, &folder)?)
         })
         .await
     }

@@ -25,6 +25,8 @@ use super::*;
 use crate::aside::Aside;
 use crate::store::{Batch, CommitError, Db, Entry, MemoryStore, Scan, Store, StoreError, Table};
 
+mod counts;
+
 const ACCOUNT: &str = "111122223333";
 const OTHER: &str = "444455556666";
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -37,7 +39,7 @@ struct Home {
 impl Home {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let artifacts = Artifacts::open("local", folder.path(), 100).unwrap();
+        let artifacts = Artifacts::open("local", folder.path(), 100, Disk::unlimited()).unwrap();
         Self { folder, artifacts }
     }
 
@@ -128,7 +130,7 @@ async fn what_was_not_finished_is_removed_at_the_next_start() {
     let upload = home.artifacts.begin(ACCOUNT, false, None).await.unwrap();
     assert_eq!(home.files().len(), 3);
     std::mem::forget(upload); // as a daemon that is killed
-    let again = Artifacts::open("local", home.folder.path(), 100).unwrap();
+    let again = Artifacts::open("local", home.folder.path(), 100, Disk::unlimited()).unwrap();
     assert_eq!(home.files().len(), 2);
     let mut part = again.begin_part(ACCOUNT, (&key, id), 1, None).await.unwrap();
     part.write(b"x").await.unwrap();

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use s3s::crypto::{Checksum as _, Md5};
 use sha2::{Digest as _, Sha256};
@@ -12,7 +12,9 @@ use super::error::ArtifactError;
 use super::key::{ArtifactName, Key, hex};
 use super::object::{About, Object};
 use super::{Artifacts, ServiceError, sync_folder};
+use crate::disk::Disk;
 use crate::turns::AccountTurns;
+use crate::usage::Share;
 
 /// Bytes that are collected before they are written.
 const CHUNK: usize = 256 << 10;
@@ -63,6 +65,10 @@ pub(crate) struct Upload {
     bytes: u64,
     max_bytes: u64,
     verify: Option<Box<dyn Verify>>,
+    disk: Disk,
+    account: String,
+    /// What the upload counts for: the bytes that were written.
+    share: Share,
 }
 
 /// An artifact that was stored.
@@ -77,7 +83,7 @@ impl Artifacts {
     /// Begins an upload of an account.
     ///
     /// # Errors
-    /// Errors of the system.
+    /// [`ArtifactError::Disk`]; errors of the system.
     pub(crate) async fn begin(
         &self,
         account: &str,
@@ -96,6 +102,7 @@ impl Artifacts {
         verify: Option<Box<dyn Verify>>,
         max_bytes: u64,
     ) -> Result<Upload, ServiceError> {
+        self.admit(account, 0)?;
         let (file, temporary) =
             self.blocking(account, |artifacts, account| artifacts.temporary(account)).await?;
         Ok(Upload {
@@ -108,6 +115,9 @@ impl Artifacts {
             bytes: 0,
             max_bytes,
             verify,
+            disk: self.shared.disk.clone(),
+            account: account.to_owned(),
+            share: self.usage().nothing(account),
         })
     }
 
@@ -134,7 +144,7 @@ impl Artifacts {
         if let Naming::Key(key) = naming {
             key.check_new()?;
         }
-        let Written { file, temporary, etag, sha256, bytes } = upload.written().await?;
+        let Written { file, temporary, etag, sha256, bytes, share } = upload.written().await?;
         let key = match (naming, sha256) {
             (Naming::Key(key), _) => key.clone(),
             (Naming::Content(_), _) if bytes == 0 => return Err(ArtifactError::Empty.into()),
@@ -143,19 +153,18 @@ impl Artifacts {
         let stored = Stored { key: key.as_str().to_owned(), etag: etag.clone(), bytes };
         let about = About { key: stored.key.clone(), etag, ..about };
         let keep = move |artifacts: &Self, account: &str| {
-            artifacts.keep(account, &key, file, temporary, &about, &condition)
+            artifacts.keep(account, &key, (file, temporary, share), &about, &condition)
         };
         self.blocking(account, keep).await?;
         Ok(stored)
     }
 
-    /// Makes a file the artifact with this key.
+    /// Makes a file, which counts for a share, the artifact with this key.
     pub(super) fn keep(
         &self,
         account: &str,
         key: &Key,
-        file: File,
-        temporary: TempPath,
+        (file, temporary, share): (File, TempPath, Share),
         about: &About,
         condition: &Condition,
     ) -> Result<(), ArtifactError> {
@@ -173,7 +182,24 @@ impl Artifacts {
         if !holds {
             return Err(ArtifactError::Condition);
         }
-        place(temporary, &path, &objects)
+        self.place_file(account, (temporary, share), &path, &objects)
+    }
+
+    /// Gives a complete file its name, durably, and counts it instead of the one that had the name. The caller has
+    /// [`Self::change`].
+    pub(super) fn place_file(
+        &self,
+        account: &str,
+        (temporary, mut share): (TempPath, Share),
+        path: &Path,
+        folder: &Path,
+    ) -> Result<(), ArtifactError> {
+        let replaced = path.symlink_metadata().map_or(0, |data| data.len());
+        share.set(temporary.metadata()?.len());
+        temporary.persist(path).map_err(|error| error.error)?;
+        share.keep();
+        self.usage().give_back(account, replaced);
+        Ok(sync_folder(folder)?)
     }
 }
 
@@ -185,18 +211,22 @@ pub(super) struct Written {
     pub(super) etag: String,
     pub(super) sha256: Option<Vec<u8>>,
     pub(super) bytes: u64,
+    pub(super) share: Share,
 }
 
 impl Upload {
     /// Appends bytes.
     ///
     /// # Errors
-    /// [`ArtifactError::TooLarge`]; errors of the system.
+    /// [`ArtifactError::TooLarge`], [`ArtifactError::Disk`]; errors of the system.
     pub(crate) async fn write(&mut self, data: &[u8]) -> Result<(), ServiceError> {
-        self.bytes = self.bytes.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
+        let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+        self.bytes = self.bytes.saturating_add(length);
         if self.bytes > self.max_bytes {
             return Err(ArtifactError::TooLarge(self.max_bytes).into());
         }
+        let room = self.disk.has_reserve().and_then(|()| Ok(self.share.grow(length)?));
+        room.map_err(|error| ArtifactError::Disk(error, self.account.clone()))?;
         self.md5.update(data);
         if let Some(sha256) = &mut self.sha256 {
             sha256.update(data);
@@ -232,6 +262,7 @@ impl Upload {
             etag: hex(&self.md5.finalize()),
             sha256: self.sha256.map(|sha256| sha256.finalize().to_vec()),
             bytes: self.bytes,
+            share: self.share,
         })
     }
 }
@@ -240,10 +271,4 @@ impl Upload {
 pub(super) fn complete(mut file: File, about: &About) -> Result<(), ArtifactError> {
     file.write_all(&about.encode()?)?;
     Ok(file.sync_all()?)
-}
-
-/// Gives a complete file its name, durably.
-pub(super) fn place(temporary: TempPath, path: &PathBuf, folder: &Path) -> Result<(), ArtifactError> {
-    temporary.persist(path).map_err(|error| error.error)?;
-    Ok(sync_folder(folder)?)
 }

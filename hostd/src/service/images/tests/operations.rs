@@ -18,6 +18,7 @@ use super::super::super::{Limits, Parts, Profile, Service, ServiceConfig, Servic
 use crate::access::{Caller, Policy};
 use crate::builds::tests::double::{ACCOUNT, Builder, Daemon, settings};
 use crate::clock::Clock;
+use crate::disk::{Disk, DiskConfig};
 use crate::driver::context::NoObserver;
 use crate::driver::deadlines::Deadlines;
 use crate::driver::faults::Faults;
@@ -59,6 +60,7 @@ async fn host(profile: Profile, limits: Limits) -> Host {
         Microvms::new(driver, daemon.db.clone(), clock, platform, Arc::new(NoObserver), Faults::none());
     let (outside, host) = Outside::new(daemon.events.clone(), clock);
     let parts = Parts {
+        disk: Disk::of(bases.path(), DiskConfig { reserve_mib: Some(0) }, limits.disk_mib).unwrap(),
         db: daemon.db.clone(),
         clock,
         microvms,
@@ -278,4 +280,28 @@ async fn names_are_arns_when_strict_and_others_images_are_not_touched() {
     let nobody = Caller { policies: [].into(), ..host.caller.clone() };
     let error = host.service.call_as(&nobody, create("demo", "ok")).await.unwrap_err();
     assert_eq!(error.exception().http_status, 403);
+}
+
+#[tokio::test]
+async fn who_takes_what_they_may_of_the_disk_builds_nothing_new_and_deletes_what_is_there() {
+    let host = host(Profile::Default, Limits { disk_mib: Some(1), ..Limits::default() }).await;
+    let (service, caller) = (&host.service, &host.caller);
+    let repeated = CreateMicrovmImageRequest { client_token: Some("once".into()), ..create("demo", "ok") };
+    let created = service.call_as(caller, repeated.clone()).await.unwrap();
+    host.daemon.idle().await;
+    // As the images and microVMs of the account were measured.
+    let taken = service.parts().disk.usage().take(ACCOUNT, 1 << 20);
+    let refused = [
+        service.call_as(caller, create("other", "ok")).await.unwrap_err(),
+        service.call_as(caller, update("demo", "ok")).await.unwrap_err(),
+    ];
+    for error in refused {
+        assert_eq!(error.exception().name, "ServiceQuotaExceededException", "{error}");
+    }
+    assert_eq!(service.call_as(caller, repeated).await.unwrap(), created, "what was answered before");
+    service.call_as(caller, of_image("demo")).await.unwrap();
+    host.daemon.idle().await;
+    drop(taken);
+    service.call_as(caller, create("other", "ok")).await.unwrap();
+    host.daemon.idle().await;
 }

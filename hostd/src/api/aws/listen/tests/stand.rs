@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use crate::access::{Access, AccessConfig, Caller, Policy};
 use crate::builds::tests::double::{ACCOUNT, Builder, Daemon, settings};
 use crate::clock::Clock;
+use crate::disk::Disk;
 use crate::driver::context::NoObserver;
 use crate::driver::deadlines::Deadlines;
 use crate::driver::faults::Faults;
@@ -94,10 +95,11 @@ impl Stand {
             Microvms::new(driver, daemon.db.clone(), clock, platform, Arc::new(NoObserver), Faults::none());
         let (outside, mut host) = Outside::new(daemon.events.clone(), clock);
         let bucket = outside.folder.path().join("hearth-local");
-        host.artifacts = Artifacts::open("hearth-local", &bucket, 64 << 20).unwrap();
+        host.artifacts = Artifacts::open("hearth-local", &bucket, 64 << 20, Disk::unlimited()).unwrap();
         let bases = bases(3);
         let role_policies = access().role_policies();
         let parts = Parts {
+            disk: Disk::unlimited(),
             db: daemon.db.clone(),
             clock,
             microvms,
