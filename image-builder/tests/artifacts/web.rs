@@ -11,6 +11,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -284,4 +285,53 @@ async fn a_store_leads_nowhere_else_and_its_errors_are_bounded() {
     let (store, _) = server(|_| (403, vec![], b"x".repeat(1 << 20))).await;
     let endless = reason(config(&store), "s3://artifacts/app.zip").await;
     assert_eq!(endless, "INTERNAL_PLATFORM_ERROR: The code artifact could not be fetched.");
+}
+
+/// A registry over TLS on the loopback; returns `HOST:PORT` and the PEM of its certificate.
+async fn over_tls() -> (String, String) {
+    hearth_host::http::install_tls();
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let config = rustls::ServerConfig::builder().with_no_client_auth();
+    let config = config.with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            // A client that does not trust the certificate ends the handshake.
+            let Ok(stream) = acceptor.accept(stream).await else { continue };
+            let service = service_fn(|request: Request<Incoming>| async move {
+                let (status, _, body) = image(request.uri().path(), None);
+                Response::builder().status(status).body(Full::new(Bytes::from(body)))
+            });
+            let connection =
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            tokio::spawn(async move {
+                let _ = connection.await;
+            });
+        }
+    });
+    (address.to_string(), made.cert.pem())
+}
+
+#[tokio::test]
+async fn a_registry_over_tls_has_a_certificate_of_an_authority_that_is_known() {
+    let (name, pem) = over_tls().await;
+    let folder = tempfile::tempdir().unwrap();
+    let ca_file = folder.path().join("ca.pem");
+    std::fs::write(&ca_file, pem).unwrap();
+    let uri = format!("oci://{name}/app:1");
+    let trusted = RegistryConfig { ca_file: Some(ca_file), ..RegistryConfig::default() };
+    let work = folder.path().join("work");
+    std::fs::create_dir(&work).unwrap();
+    fetch_into(config(&name, trusted), &uri, &work).await.0.unwrap();
+    let other = tempfile::tempdir().unwrap();
+    let error = fetch_into(config(&name, RegistryConfig::default()), &uri, other.path()).await.0.unwrap_err();
+    assert_eq!(
+        error.state_reason().to_string(),
+        "INTERNAL_PLATFORM_ERROR: The code artifact could not be fetched."
+    );
+    assert!(error.to_string().contains("ertificate"), "{error}");
 }

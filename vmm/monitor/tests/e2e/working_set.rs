@@ -112,7 +112,8 @@ fn zeros_survive_a_suspend_under_memory_pressure_after_a_cold_start() {
     clone.config.memory = DiskFolder::open_cold(&memory);
     clone.config.working_set = Some(DiskFolder::open_cold(&working_set));
     let guest = clone.restore();
-    assert!(guest.counter("restore_pages", "working_set_copied") > 2000);
+    let copied = guest.counter("restore_pages", "working_set_copied");
+    assert!(copied > 2000, "{copied} pages were copied");
     assert_eq!(guest.run("mem-zero 1000 2"), "1000");
     // The guest's memory costs what it has written, and not huge pages.
     let smaps = fs::read_to_string(format!("/proc/{}/smaps_rollup", guest.pid())).unwrap();

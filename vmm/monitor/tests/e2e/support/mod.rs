@@ -8,7 +8,6 @@ mod host;
 mod saved;
 mod swap;
 mod taps;
-mod zram;
 
 use std::path::PathBuf;
 use std::sync::mpsc;
