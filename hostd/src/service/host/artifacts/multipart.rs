@@ -82,7 +82,7 @@ impl Artifacts {
             make_folder(&folder)?;
             let file = folder.join(ABOUT);
             complete(File::create_new(&file)?, &about)?;
-            artifacts.usage().take(&account, file.metadata()?.len()).keep();
+            artifacts.usage().take(account, file.metadata()?.len()).keep();
             sync_folder(&folder)?;
             sync_folder(&place.uploads)?;
             Ok(id)
