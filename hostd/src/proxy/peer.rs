@@ -10,8 +10,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::limiter::{Connection, LimitReached, Limiter};
-use super::shares::unknown::Stranger;
 use super::shares::{Seat, ShareTaken, Shares};
+use crate::api::connections::unknown::Stranger;
 use crate::driver::gate::Gate;
 use crate::metrics::Metrics;
 use crate::panics::poisoned;

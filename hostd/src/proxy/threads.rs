@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -22,8 +22,10 @@ use super::Proxy;
 use super::connection::Connections;
 use super::peer::{Open, Places};
 use super::request::Requests;
-use super::shares::unknown::Unknown;
 use super::socket;
+use crate::api::connections::Peer;
+use crate::api::connections::peers::Peers;
+use crate::api::connections::unknown::Unknown;
 use crate::metrics::Metrics;
 use crate::panics;
 use crate::turns::BLOCKING_THREADS;
@@ -71,7 +73,8 @@ impl Proxy {
         let threads: Vec<Thread> = threads.collect::<io::Result<_>>()?;
         let acceptor = Acceptor {
             places: Arc::new(Semaphore::new(connections.total)),
-            unknown: Unknown::new(connections.per_client),
+            clients: Peers::new(connections.per_client),
+            unknown: Unknown::default(),
             metrics: self.metrics.clone(),
         };
         Ok(tokio::spawn(acceptor.run(listener, threads, shutdown)))
@@ -81,6 +84,8 @@ impl Proxy {
 /// Accepts connections, as long as there are places for them.
 struct Acceptor {
     places: Arc<Semaphore>,
+    /// The connections of unknown clients, by address.
+    clients: Peers,
     unknown: Unknown,
     metrics: Metrics,
 }
@@ -108,32 +113,18 @@ impl Acceptor {
     async fn accept(&self, listener: &TcpListener, threads: &[Thread]) -> io::Result<()> {
         let (stream, address) = listener.accept().await?;
         let stream = stream.into_std()?;
-        let Some(client) = self.unknown.client(address) else {
+        let Some(client) = self.clients.enter(Peer::Network(address)) else {
             self.metrics.endpoint_refused("client");
             return Ok(());
         };
-        let place = self.place().await;
-        let stranger = self.unknown.enter(client);
+        let told = || self.metrics.endpoint_refused("total");
+        let Some(place) = self.unknown.place(&self.places, told).await else { return Ok(()) };
+        let stranger = self.unknown.enter(Some(client));
         if let Some(thread) = threads.iter().min_by_key(|thread| thread.open.load(Ordering::Relaxed)) {
             let places = Places { open: Open::new(&self.metrics, &thread.open, place), stranger };
             let _ = thread.accepted.send(Accepted { stream, address, places }); // if the thread is ending, the connection is dropped
         }
         Ok(())
-    }
-
-    /// A place among all connections. If there is none, the oldest connection of an unknown client makes room.
-    async fn place(&self) -> OwnedSemaphorePermit {
-        loop {
-            if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
-                return place;
-            }
-            if self.unknown.make_room() {
-                self.metrics.endpoint_refused("total");
-            }
-            if let Ok(place) = Arc::clone(&self.places).acquire_owned().await {
-                return place;
-            }
-        }
     }
 }
 

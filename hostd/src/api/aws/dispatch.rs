@@ -18,7 +18,7 @@ use super::reply::{Body, whole, with_request_id};
 use super::{logs, protocol, rest, s3, sts};
 use crate::access::Access;
 use crate::access::sigv4::{self, Claim, Protocol, SignatureError};
-use crate::api::connections::Peer;
+use crate::api::connections::Client;
 use crate::panics;
 use crate::service::pipeline::Incoming;
 use crate::service::{Service, ServiceError};
@@ -120,7 +120,7 @@ impl Dispatch {
     }
 
     /// Answers a request. A panic ends the request only.
-    pub(super) async fn answer<B>(&self, peer: Peer, request: Request<B>) -> Response<Body>
+    pub(super) async fn answer<B>(&self, client: &Client, request: Request<B>) -> Response<Body>
     where
         B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -128,11 +128,11 @@ impl Dispatch {
         let (id, since) = (Uuid::new_v4().to_string(), Instant::now());
         let path = request.uri().path().to_owned();
         let protocol = protocol::of_head(&request);
-        let answered = panics::request(self.signed(peer, request, &id, since)).await;
+        let answered = panics::request(self.signed(client, request, &id, since)).await;
         let mut response = match answered {
             Ok(Ok(signed_answer)) => signed_answer,
             Ok(Err(refused)) => {
-                tracing::debug!(request = id, %peer, path, %refused, "a request is refused");
+                tracing::debug!(request = id, peer = %client.peer, path, %refused, "a request is refused");
                 whole(refused.response(protocol, &id))
             }
             Err(panics::Panicked) => {
@@ -148,7 +148,7 @@ impl Dispatch {
     /// Verifies a request and has a front end answer it. Nothing of the body is read unless the head names a known key.
     async fn signed<B>(
         &self,
-        peer: Peer,
+        client: &Client,
         request: Request<B>,
         id: &str,
         since: Instant,
@@ -163,7 +163,7 @@ impl Dispatch {
         let incoming = |caller, parts: &Parts| Incoming {
             caller: Ok(caller),
             request_id: id.to_owned(),
-            address: peer.to_string(),
+            address: client.peer.to_string(),
             user_agent: user_agent(parts),
             since,
         };
@@ -173,6 +173,7 @@ impl Dispatch {
                 access_key: claim.access_key().to_owned(),
                 secret: key.secret().expose().into(),
                 tls: self.tls,
+                known: client.known.clone(),
             };
             let response = s3::answer(&self.service, claimed, Request::from_parts(parts, body)).await;
             return Ok(response.map(|body| body.map_err(std::io::Error::other).boxed_unsync()));
@@ -181,6 +182,7 @@ impl Dispatch {
         let verified = self.access.verified(&key, &claim, &parts, &body, self.tls, id.to_owned());
         drop(taken);
         let caller = verified?;
+        client.known.now();
         let signed = Signed { incoming: incoming(caller, &parts), parts, body };
         match claim.service() {
             "sts" => Ok(whole(sts::answer(&self.service, signed).await)),

@@ -86,8 +86,8 @@ impl AwsListener {
         let Self { listener, connections } = self;
         let dispatch = Arc::new(Dispatch::new(service, access, connections.tls.is_some()));
         let answer = move |client: &Client, request| {
-            let (dispatch, peer) = (Arc::clone(&dispatch), client.peer);
-            async move { dispatch.answer(peer, request).await }
+            let (dispatch, client) = (Arc::clone(&dispatch), client.clone());
+            async move { dispatch.answer(&client, request).await }
         };
         connections.serve(listener, answer, shutdown).await;
     }

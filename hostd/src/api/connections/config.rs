@@ -11,7 +11,8 @@ use crate::setting::Problem;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConnectionLimits {
-    /// Connections at a time; others wait until one ends.
+    /// Connections at a time. When there are as many, the oldest one over which no caller was known makes room for another; if all are known,
+    /// others wait until one ends.
     #[schemars(range(min = 1, max = 65_536))]
     pub total: usize,
     /// Connections of one client at a time; others are closed at once. A client is an address, of IPv6 a network with a

@@ -4,7 +4,8 @@
 //! and idleness in time, headers, streams and resets in number and size, all connections and those of one client in
 //! number, and the time in which a client neither sends a request nor takes a part of a response.
 //!
-//! * [`config`] – what operators can set; `peers` – how many connections each client has
+//! * [`config`] – what operators can set; `peers` – how many connections each client has; `unknown` – those of clients of whom nobody
+//!   knows who they are, which make room
 //! * `greeting` – whether a client has said anything; `activity` – what it does with its connection
 
 mod activity;
@@ -13,6 +14,7 @@ mod greeting;
 pub(crate) mod peers;
 #[cfg(test)]
 pub(crate) mod tests;
+pub(crate) mod unknown;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -42,6 +44,7 @@ use activity::{Activity, Sending};
 use config::ConnectionLimits;
 use greeting::Heard;
 use peers::Peers;
+use unknown::{Known, Unknown};
 
 /// Greatest size of headers, in bytes: a session token has some thousands.
 const HEADERS: u32 = 64 << 10;
@@ -84,6 +87,8 @@ pub(super) struct Client {
     pub(super) peer: Peer,
     /// SHA-256 of its certificate, if it has shown one that a configured authority has signed.
     pub(super) certificate: Option<[u8; 32]>,
+    /// Whoever finds out that a caller is known says it here.
+    pub(super) known: Known,
 }
 
 /// Where connections come from.
@@ -181,22 +186,44 @@ impl Connections {
     {
         let places = Arc::new(Semaphore::new(self.limits.total));
         let peers = Peers::new(self.limits.per_client);
+        let unknown = Unknown::default();
         let acceptor = self.tls.as_ref().map(Tls::acceptor);
         let exchange = Exchange::new(&self.limits, self.http2_only);
         loop {
             while connections.try_join_next().is_some() {}
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             match listener.next().await {
                 Ok((stream, peer)) => {
                     let Some(peer_place) = peers.enter(peer) else {
                         tracing::debug!(clients = self.clients, %peer, "a client has too many connections");
                         continue;
                     };
+                    let told = || {
+                        tracing::warn!(
+                            clients = self.clients,
+                            "all connections are taken: the oldest one of a client that is not known is closed"
+                        );
+                    };
+                    let Some(place) = unknown.place(&places, told).await else { return };
+                    // Who is at a Unix socket, the system says.
+                    let stranger = matches!(peer, Peer::Network(_)).then(|| unknown.enter(None));
+                    let leaves = stranger.as_ref().map(unknown::Stranger::told_to_leave);
+                    let known = Known::not_yet(stranger);
                     let (acceptor, answer, exchange) = (acceptor.clone(), answer.clone(), exchange.clone());
                     let shutdown = shutdown.clone();
                     connections.spawn(async move {
-                        let served = exchange.begin(stream, peer, acceptor, answer, shutdown);
-                        let _ = panics::request(served).await; // the panic is logged
+                        let client = Client { peer, certificate: None, known };
+                        let served =
+                            panics::request(exchange.begin(stream, client, acceptor, answer, shutdown));
+                        let leaves = async {
+                            match leaves {
+                                Some(leaves) => leaves.await,
+                                None => std::future::pending().await,
+                            }
+                        };
+                        tokio::select! {
+                            _ = served => {} // a panic is logged
+                            () = leaves => {}
+                        }
                         drop((place, peer_place));
                     });
                 }
@@ -243,7 +270,7 @@ impl Exchange {
     async fn begin<S, A, F, B>(
         self,
         stream: S,
-        peer: Peer,
+        mut client: Client,
         acceptor: Option<TlsAcceptor>,
         answer: A,
         shutdown: watch::Receiver<bool>,
@@ -254,7 +281,6 @@ impl Exchange {
         B: Body<Data = Bytes> + Unpin + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let mut client = Client { peer, certificate: None };
         match acceptor {
             None => self.run(stream, &client, answer, shutdown).await,
             Some(acceptor) => {

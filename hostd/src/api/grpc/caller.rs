@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::panics::RequestId;
 use super::status::status;
 use crate::access::{Access, Origin, UnknownCaller};
+use crate::api::connections::unknown::Known;
 use crate::api::connections::{Client, Peer};
 use crate::operation::Operation;
 use crate::service::pipeline::Incoming;
@@ -88,6 +89,9 @@ where
         {
             let status = self.identifies.refuse(path, &incoming, unknown);
             return Either::Right(ready(Ok(status.into_http())));
+        }
+        if let (Ok(_), Some(known)) = (&incoming.caller, request.extensions().get::<Known>()) {
+            known.now();
         }
         request.extensions_mut().insert(incoming);
         Either::Left(self.inner.call(request))

@@ -58,6 +58,7 @@ pub(super) fn answer(
     request: hyper::Request<hyper::body::Incoming>,
 ) -> impl Future<Output = hyper::Response<Body>> + Send + 'static + use<> {
     let mut request = request.map(Body::new);
+    request.extensions_mut().insert(client.known.clone());
     if let Some(origin) = caller::origin(client) {
         request.extensions_mut().insert(origin);
     }

@@ -2,7 +2,7 @@
 //!
 //! | Who | What is bounded | Above it |
 //! |---|---|---|
-//! | a client without a valid token ([`unknown`]) | connections | the connection is closed at once |
+//! | a client without a valid token (`crate::api::connections::unknown`) | connections | the connection is closed at once |
 //! | a microVM, and an account with all its microVMs | connections; requests, WebSockets and shells under way | the request gets 429 |
 //! | an account, and a connection ([`bytes`]) | bytes that one side has sent and the other has not taken | the sender waits; new uploads and shells get 429 |
 //!
@@ -15,7 +15,6 @@ pub mod bytes;
 pub mod config;
 #[cfg(test)]
 mod tests;
-pub(super) mod unknown;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};

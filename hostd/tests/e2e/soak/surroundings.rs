@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::support::site::Site;
 
-/// Size of the disk.
-const DISK: &str = "size=3g";
+/// Size of the disk: more than the disk of a guest, and no more than is written of it is taken of the memory.
+const DISK: &str = "size=12g";
 /// The servers that the host asks for names.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// The server of this test.

@@ -47,6 +47,7 @@ use s3s::{Body, S3ErrorCode, S3Result, s3_error};
 use self::body::Timed;
 use self::bucket::Bucket;
 use self::chunks::Chunks;
+use crate::api::connections::unknown::Known;
 use crate::service::Service;
 use crate::service::pipeline::Incoming;
 
@@ -80,6 +81,8 @@ pub(crate) struct Claimed {
     pub(crate) secret: SecretKey,
     /// Whether the connection has TLS.
     pub(crate) tls: bool,
+    /// Is told when the signature is verified.
+    pub(crate) known: Known,
 }
 
 /// Answers a request: verifies its signature, and performs what it wants.
@@ -88,14 +91,14 @@ where
     B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let Claimed { incoming, access_key, secret, tls } = claimed;
+    let Claimed { incoming, access_key, secret, tls, known } = claimed;
     let (parts, body) = request.into_parts();
     if let Err(error) = guard::check(&parts, tls) {
         return error::response(error);
     }
     let mut builder = S3ServiceBuilder::new(Bucket::new(service.clone(), incoming));
     builder.set_auth(OneKey { access_key, secret });
-    builder.set_access(Verified);
+    builder.set_access(Verified { known });
     let mut config = S3Config::default();
     config.xml_max_body_size = XML_MAX;
     // Forms are refused before; should one get through, nothing of it is kept.
@@ -133,7 +136,9 @@ impl S3Auth for OneKey {
 
 /// Lets nothing through that has no verified signature, or that this host does not have: before its body is read.
 /// Permissions are the operations'.
-struct Verified;
+struct Verified {
+    known: Known,
+}
 
 #[async_trait]
 impl S3Access for Verified {
@@ -141,6 +146,7 @@ impl S3Access for Verified {
         if request.credentials().is_none() {
             return Err(s3_error!(AccessDenied, "Signature is required"));
         }
+        self.known.now();
         match request.s3_op().name() {
             name if OPERATIONS.contains(&name) => Ok(()),
             name => Err(s3_error!(NotImplemented, "{name} is not supported by this host")),

@@ -139,7 +139,13 @@ fn claimed(caller: Caller, tls: bool) -> Claimed {
         user_agent: String::new(),
         since: Instant::now(),
     };
-    Claimed { incoming, access_key: KEY.into(), secret: SecretKey::from(SECRET), tls }
+    Claimed {
+        incoming,
+        access_key: KEY.into(),
+        secret: SecretKey::from(SECRET),
+        tls,
+        known: Known::not_yet(None),
+    }
 }
 
 impl Client {

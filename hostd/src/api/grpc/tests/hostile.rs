@@ -163,23 +163,62 @@ async fn a_client_has_a_limited_number_of_connections() {
     assert!(is_answered(&mut local[1]).await);
 }
 
+/// Makes a call with a key, so that the server knows who is at the other end of this connection.
+async fn become_known(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+    let authorization = format!("Basic {}", STANDARD.encode("reader:0123456789abcdef"));
+    let headers = [raw::call(GET), raw::header("authorization", &authorization)].concat();
+    stream.write_all(&frame(HEADERS, END_HEADERS | 1, 1, &headers)).await.unwrap();
+    while raw::read(stream).await.expect("the call is answered").0 != HEADERS {}
+}
+
+/// Whether a server answers a ping on a connection that it has answered before.
+async fn answers_pings(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> bool {
+    let _ = stream.write_all(&frame(6, 0, 0, &[0; 8])).await; // it may be closed
+    loop {
+        match raw::read(stream).await {
+            Some((6, ..)) => return true,
+            Some(_) => {}
+            None => return false,
+        }
+    }
+}
+
 #[tokio::test]
 async fn all_clients_together_have_a_limited_number_of_connections() {
     let (_server, address) = listening(ConnectionLimits { total: 1, ..ConnectionLimits::default() }).await;
     let mut first = TcpStream::connect(address).await.unwrap();
     assert!(is_answered(&mut first).await);
+    become_known(&mut first).await;
     let mut second = TcpStream::connect(address).await.unwrap();
     greet(&mut second).await;
     // While the first one is served, the second one is not.
     for _ in 0..10 {
-        first.write_all(&frame(6, 0, 0, &[0; 8])).await.unwrap();
-        while raw::read(&mut first).await.unwrap().0 != 6 {}
+        assert!(answers_pings(&mut first).await);
     }
     let mut byte = [0];
     let read = second.try_read(&mut byte);
     assert!(read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
     drop(first);
     assert!(raw::read(&mut second).await.is_some(), "then it has its turn");
+}
+
+#[tokio::test]
+async fn when_all_places_are_taken_the_oldest_unknown_client_makes_room() {
+    let (_server, address) = listening(ConnectionLimits { total: 3, ..ConnectionLimits::default() }).await;
+    let mut known = TcpStream::connect(address).await.unwrap();
+    assert!(is_answered(&mut known).await);
+    become_known(&mut known).await;
+    let mut silent = TcpStream::connect(address).await.unwrap();
+    let mut greeted = TcpStream::connect(address).await.unwrap();
+    assert!(is_answered(&mut greeted).await);
+    for _ in 0..3 {
+        let mut other = TcpStream::connect(address).await.unwrap();
+        assert!(is_answered(&mut other).await, "there is always a place for another");
+        become_known(&mut other).await;
+    }
+    // The oldest has made room: what the server has sent before it has an end.
+    let _ = silent.read_to_end(&mut Vec::new()).await;
+    assert!(answers_pings(&mut known).await, "who is known stays");
 }
 
 #[tokio::test]
