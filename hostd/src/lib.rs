@@ -40,12 +40,13 @@
 //! | `routes`, a thread | 1 | `hearth_host::network::Networks` | changes of the host's routes | default routes, to the host's packet filter |
 //! | stock | one per thing that is being made | [`pool::Stock`] | free places (`Semaphore`); closing (`Notify`) | monitors and networks |
 //! | a change of an image, a build, a deletion | one each | [`builds::Images`] | `stop` (`watch`); builds wait for their turn ([`turns`]) | a `oneshot` to the requester; events for clients that watch a build (`watch`) |
+//! | `fetch-worker`, a thread | one per fetch, and per zip that becomes a tar | `hearth_image_builder::artifact` | its worker's reports | connections to the worker; progress (`mpsc`), what was fetched (`oneshot`) |
 //! | acceptor of endpoints | 1 | [`proxy::Proxy`] | connections; `shutdown` | connections to the threads (`mpsc`), each to the one with the fewest |
 //! | `endpoint-N`, threads with a runtime each | one per processor | [`proxy::Proxy`] | connections (`mpsc`); `shutdown` | exchanges with apps; to the acceptor a `oneshot`: ended |
 //! | a connection to an endpoint, and its requests, tunnels and shells | one each, on the connection's thread | `endpoint-N` | the client's bytes; the microVM's gate | requests to resume, in the mailbox of the microVM |
 //! | DNS, certificates | 1 each, where enabled | [`daemon`] | queries; a timer | answers; the certificate that TLS serves |
 //! | metrics server | 1, and one per connection | [`daemon`] | HTTP | metrics |
-//! | records that expire, keys of tokens, old logs, what accounts take of the disk, gauges | 1 each | [`daemon`] | timers | store, files, metrics |
+//! | records that expire, keys of tokens, old logs, artifacts that no image names, what accounts take of the disk, gauges | 1 each | [`daemon`] | timers | store, files, metrics |
 //!
 //! The gate ([`driver::gate`]) is what a microVM's task and its endpoint share: the task says whether exchanges may pass
 //! (`watch`), exchanges count themselves and say when there are fewer (`Notify`).

@@ -34,6 +34,9 @@ use servers::Servers;
 /// wait for five seconds.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long nothing is said again of an account whose queries are over its rate.
+const TOLD: Duration = Duration::from_secs(60);
+
 const RATE_MIN: u32 = 1;
 const RATE_MAX: u32 = 1_000_000;
 
@@ -66,7 +69,7 @@ impl Default for DnsConfig {
             timeout_ms: 8000,
             concurrent: 64,
             rate: 250,
-            account_rate: 1000,
+            account_rate: 2000,
         }
     }
 }
@@ -98,8 +101,22 @@ struct Shared {
 /// What the resolvers of one account share.
 #[derive(Debug)]
 struct Account {
+    name: String,
     budget: Budget,
     cache: Cache,
+    /// When it was last said that queries are over the rate.
+    told: Mutex<Option<Instant>>,
+}
+
+impl Account {
+    /// Says in the log, at most once a minute, that queries of the account are over its rate.
+    fn tell(&self, now: Instant) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| now.saturating_duration_since(told) >= TOLD) {
+            *told = Some(now);
+            tracing::warn!(account = self.name, "name queries over dns.account_rate are answered SERVFAIL");
+        }
+    }
 }
 
 impl Resolvers {
@@ -119,7 +136,12 @@ impl Resolvers {
             // An account without guests is forgotten once it has paid for its last queries.
             let now = Instant::now();
             accounts.retain(|_, account| Arc::strong_count(account) > 1 || !account.budget.is_full(now));
-            let new = || Account { budget: Budget::new(config.account_rate), cache: Cache::default() };
+            let new = || Account {
+                name: account.to_owned(),
+                budget: Budget::new(config.account_rate),
+                cache: Cache::default(),
+                told: Mutex::default(),
+            };
             Arc::clone(accounts.entry(account.to_owned()).or_insert_with(|| Arc::new(new())))
         };
         Resolver {
@@ -176,7 +198,12 @@ impl Resolver {
     async fn within_the_rates(&self) -> Option<()> {
         let now = Instant::now();
         let latest = now + PATIENCE;
-        let goes = self.budget.take(now, latest)?.max(self.account.budget.take(now, latest)?);
+        let goes = self.budget.take(now, latest)?;
+        let Some(all_go) = self.account.budget.take(now, latest) else {
+            self.account.tell(now);
+            return None;
+        };
+        let goes = goes.max(all_go);
         if goes > now {
             sleep_until(goes).await;
         }

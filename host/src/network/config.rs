@@ -34,7 +34,7 @@ pub struct NetworkConfig {
     /// Connections that a guest may have at once: they are in the host's table of all guests' connections.
     pub connections: u32,
     /// Connections that a guest may open per second, and twice as many in a burst: closed ones stay in that table for
-    /// half a minute.
+    /// 20 seconds, and up to 30 until the kernel removes them.
     pub connection_rate: u32,
     /// Part of that table (the host's `nf_conntrack_max`) that an account's microVMs and builds may fill together, in percent.
     /// A third of it is for open connections; the rest gives the rate of new ones. A guest has no more than its account.

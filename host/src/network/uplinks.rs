@@ -38,6 +38,21 @@ impl Uplinks {
         Ok(Self::of(&routes, &interfaces))
     }
 
+    /// Says in the log where guests' packets may go.
+    fn tell(&self) {
+        if self.routers.is_empty() && self.tunnels.is_empty() {
+            tracing::warn!(
+                "the host has no default route in its main table: guests reach nothing outside. Where the internet is reached by other \
+                 routes – those of a VPN to 0.0.0.0/1 and 128.0.0.0/1, or a table of its own – add one with a high metric: \
+                 ip route add default dev INTERFACE metric 32000"
+            );
+            return;
+        }
+        let routers = self.routers.iter().map(|(interface, router)| format!("{router} on {interface}"));
+        let ways: Vec<String> = routers.chain(self.tunnels.iter().cloned()).collect();
+        tracing::info!(ways = ways.join(", "), "guests reach the internet by the host's default routes");
+    }
+
     fn of(routes: &[RouteMessage], interfaces: &BTreeMap<u32, String>) -> Self {
         let mut found = Self::default();
         for route in routes.iter().filter(|route| is_default(route)) {
@@ -95,6 +110,7 @@ impl Watch {
         let routes = Routes::follow()?;
         let first = Uplinks::read(&mut Netlink::open()?)?;
         apply(&first)?;
+        first.tell();
         let mut known = Some(first);
         let work = move || {
             loop {
@@ -112,10 +128,24 @@ impl Watch {
                     continue;
                 }
                 let now = Netlink::open().and_then(|mut netlink| Uplinks::read(&mut netlink));
-                known = match now {
-                    Ok(now) if known.as_ref() == Some(&now) => continue,
-                    Ok(now) => apply(&now).is_ok().then_some(now),
-                    Err(_) => None,
+                let was_known = known.is_some();
+                known = match now.and_then(|now| {
+                    if known.as_ref() != Some(&now) {
+                        apply(&now)?;
+                        now.tell();
+                    }
+                    Ok(now)
+                }) {
+                    Ok(now) => Some(now),
+                    Err(error) => {
+                        if was_known {
+                            tracing::warn!(
+                                %error,
+                                "the host's default routes cannot be followed: until they are, guests reach what they led to before, or less"
+                            );
+                        }
+                        None
+                    }
                 };
             }
         };

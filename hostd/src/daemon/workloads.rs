@@ -173,6 +173,9 @@ async fn open_builder(
         limits: config.limits,
         builder: config.builder.limits(),
     };
+    if ["https_proxy", "HTTPS_PROXY"].iter().any(|name| std::env::var_os(name).is_some()) {
+        tracing::warn!("HTTPS_PROXY is set: fetches of artifacts do not use it");
+    }
     let worker = WorkerConfig {
         jail: settings.jail.clone(),
         network: config.network.clone(),

@@ -153,12 +153,31 @@ impl Disk {
 
     /// Measures what microVMs and images take, as long as the daemon runs. `data` is the folder of both.
     pub(crate) async fn keep_measured(self, data: PathBuf, microvms: Microvms) {
+        let mut had_room = true;
         loop {
+            had_room = self.tell_room(had_room);
             let (disk, data, owners) = (self.clone(), data.clone(), microvms.owners());
             if tokio::task::spawn_blocking(move || disk.measure(&data, &owners)).await.is_err() {
                 return; // the daemon is stopping
             }
             tokio::time::sleep(INTERVAL).await;
+        }
+    }
+
+    /// Says in the log when the disk has no room for what is new any more, and when it has again. Returns whether it has.
+    fn tell_room(&self, had_room: bool) -> bool {
+        match self.has_reserve() {
+            Err(error) if had_room => {
+                tracing::warn!(%error, "launches, builds and uploads are refused: less is free than disk.reserve_mib");
+                false
+            }
+            Err(_) => false,
+            Ok(()) => {
+                if !had_room {
+                    tracing::info!("the disk has room for launches, builds and uploads again");
+                }
+                true
+            }
         }
     }
 

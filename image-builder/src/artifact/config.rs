@@ -100,6 +100,7 @@ pub struct S3Config {
     /// How many times a request is sent again after a server's error or a broken connection.
     pub max_retries: usize,
     /// Seconds without a byte after which a transfer has failed.
+    #[schemars(range(min = 1, max = 170))]
     pub read_timeout_seconds: u64,
 }
 

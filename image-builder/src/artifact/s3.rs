@@ -1,5 +1,6 @@
 //! Artifacts in an S3-compatible object store.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,6 +69,9 @@ pub(super) async fn get(
     Ok(())
 }
 
+/// Seconds that `read_timeout_seconds` may have: less than a worker may be silent.
+const READ_TIMEOUTS: RangeInclusive<u64> = 1..=170;
+
 /// Checks a configuration as far as possible without a request.
 pub(super) fn check(config: &S3Config) -> Result<(), ArtifactError> {
     let refuse = |why: &str| Err(ArtifactError::Config { what: "the object store".into(), why: why.into() });
@@ -79,6 +83,9 @@ pub(super) fn check(config: &S3Config) -> Result<(), ArtifactError> {
             refuse("the endpoint must be a URL with http:// or https://")
         }
         _ if config.region.is_empty() => refuse("the region is empty"),
+        _ if !READ_TIMEOUTS.contains(&config.read_timeout_seconds) => {
+            refuse("read_timeout_seconds must be 1 to 170: a fetch that is silent for longer is ended")
+        }
         _ => Ok(()),
     }
 }

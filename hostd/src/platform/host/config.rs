@@ -111,7 +111,7 @@ pub struct JailSettings {
     /// Walls that are left out, by name, for debugging.
     pub off: Vec<String>,
     /// Lowest user and group id that a microVM gets; nothing else on the host may have these. Processes that fetch artifacts
-    /// have 1910000000 to 1914194304.
+    /// have 1910000000 to 1914194304, builders by hand (`hearth-image-builder`) 1900000001 to 1900065536.
     #[schemars(range(min = 1))]
     pub first_uid: u32,
     /// How many there are: the most microVMs, ready monitors and microVMs of builds together.

@@ -332,7 +332,7 @@ fn tell_limits(limits: &ConnectionLimits, config: &NetworkConfig) {
             guest_rate,
             "the host's table of connections is small: a guest may have fewer connections at once, or open fewer per second, than \
              network.connections and network.connection_rate say, since its account has no more; make the table larger with \
-             `sysctl -w net.netfilter.nf_conntrack_max=ENTRIES`, or accounts' parts of it with network.account_share"
+             `sysctl -w net.netfilter.nf_conntrack_max=ENTRIES` and a restart of hearthd, or accounts' parts of it with network.account_share"
         );
     } else {
         tracing::info!(

@@ -23,10 +23,10 @@ pub struct EndpointConnections {
     /// IPv6 a network with a prefix of 64 bits.
     #[schemars(range(min = 1, max = 1_048_576))]
     pub per_client: usize,
-    /// Connections with a token for microVMs of one account; half of `total` unless given. Requests on others get 429.
+    /// Connections with a token for microVMs of one account; three quarters of `total` unless given. Requests on others get 429.
     #[schemars(range(min = 1, max = 1_048_576))]
     pub per_account: Option<usize>,
-    /// Connections with a token for one microVM; a quarter of `total` unless given. Requests on others get 429.
+    /// Connections with a token for one microVM; half of `total` unless given. Requests on others get 429.
     #[schemars(range(min = 1, max = 1_048_576))]
     pub per_microvm: Option<usize>,
     /// Requests, WebSockets and shells of one account that are under way; others get 429.
@@ -35,8 +35,8 @@ pub struct EndpointConnections {
     /// Requests, WebSockets and shells of one microVM that are under way; others get 429.
     #[schemars(range(min = 1, max = 1_048_576))]
     pub requests_per_microvm: usize,
-    /// What clients and apps of one account have sent and the other side has not taken, in MiB: up to 2 MiB of each
-    /// request, 4 MiB of requests and 4 MiB of answers for each connection, 1 MiB for each shell. Beyond it a connection gets the next 64 KiB of answers
+    /// What clients of one account may have sent before apps take it, and what they have not taken of answers, in MiB: up to 2 MiB of each
+    /// request over HTTP/2 until its body has ended – of a gRPC stream in both directions as long as it is open –, 4 MiB of requests and 4 MiB of answers for each connection, 1 MiB for each shell. Beyond it a connection gets the next 64 KiB of answers
     /// when it has taken what it got, and new uploads and shells get 429.
     #[schemars(range(min = 1, max = 1_048_576))]
     pub buffered_mib_per_account: usize,
@@ -56,12 +56,12 @@ impl Default for EndpointConnections {
     fn default() -> Self {
         Self {
             total: 16_384,
-            per_client: 1024,
+            per_client: 4096,
             per_account: None,
             per_microvm: None,
-            requests_per_account: 8192,
-            requests_per_microvm: 4096,
-            buffered_mib_per_account: 1024,
+            requests_per_account: 12_288,
+            requests_per_microvm: 8192,
+            buffered_mib_per_account: 4096,
             handshake_seconds: 10,
             first_request_seconds: 30,
             keep_alive_seconds: 300,
@@ -73,13 +73,13 @@ impl EndpointConnections {
     /// Connections of one account.
     #[must_use]
     pub fn of_account(&self) -> usize {
-        self.per_account.unwrap_or((self.total / 2).max(1))
+        self.per_account.unwrap_or((self.total - self.total / 4).max(1))
     }
 
     /// Connections of one microVM.
     #[must_use]
     pub fn of_microvm(&self) -> usize {
-        self.per_microvm.unwrap_or((self.total / 4).max(1))
+        self.per_microvm.unwrap_or((self.total / 2).max(1))
     }
 
     /// Bytes of one account.
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn an_account_has_a_share_of_the_connections_unless_told_otherwise() {
         let config = EndpointConnections { total: 1000, ..EndpointConnections::default() };
-        assert_eq!((config.of_account(), config.of_microvm()), (500, 250));
+        assert_eq!((config.of_account(), config.of_microvm()), (750, 500));
         let config = EndpointConnections { per_account: Some(7), per_microvm: Some(3), ..config };
         assert_eq!((config.of_account(), config.of_microvm()), (7, 3));
         let config = EndpointConnections { total: 1, ..EndpointConnections::default() };

@@ -54,8 +54,8 @@ pub enum ShareTaken {
     AccountRequests(usize),
     /// Bytes of the account.
     #[error(
-        "The account's clients and apps have not taken what they were sent: {} MiB, which is the limit \
-         (endpoint.connections.buffered_mib_per_account); read answers, let apps read requests, and try again", .0 >> 20
+        "The account's clients may have sent, or not have taken, {} MiB, which is the limit (endpoint.connections.buffered_mib_per_account): \
+         each request over HTTP/2 whose length is not known counts 2 MiB until its body ends; try again when some have ended", .0 >> 20
     )]
     AccountBytes(usize),
 }
