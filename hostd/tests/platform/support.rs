@@ -19,7 +19,7 @@ use hearth_hostd::platform::host::{
 };
 use hearth_hostd::platform::{LogTarget, Spec};
 use hearth_hostd::pool::PoolConfig;
-use hearth_image_builder::artifact::{ArtifactConfig, Fetcher, zip};
+use hearth_image_builder::artifact::{ArtifactConfig, Fetcher, WorkerConfig, zip};
 use hearth_image_builder::build::event::Sink;
 use hearth_image_builder::build::settings::BuilderLimits;
 use hearth_image_builder::build::uids::OwnUserIds;
@@ -126,12 +126,17 @@ impl Site {
     /// The host, if the tests run on the metal. The first test builds the image.
     pub(crate) async fn find() -> Option<Self> {
         let path = |name: &str| env::var_os(name).map(PathBuf::from);
-        let found = (|| Some((path("HEARTH_VMM")?, path("HEARTH_CATALOGUE")?, path("HEARTH_EXAMPLES")?)))();
+        let found = (|| {
+            let builder = path("HEARTH_IMAGE_BUILDER")?;
+            Some((path("HEARTH_VMM")?, builder, path("HEARTH_CATALOGUE")?, path("HEARTH_EXAMPLES")?))
+        })();
         if found.is_none() {
-            hearth_testing::skip("HEARTH_VMM, HEARTH_CATALOGUE or HEARTH_EXAMPLES is not set");
+            hearth_testing::skip(
+                "HEARTH_VMM, HEARTH_IMAGE_BUILDER, HEARTH_CATALOGUE or HEARTH_EXAMPLES is not set",
+            );
         }
-        let (vmm, catalogue, examples) = found?;
-        let data = IMAGE.get_or_init(|| build(vmm.clone(), catalogue, examples)).await.clone();
+        let (vmm, program, catalogue, examples) = found?;
+        let data = IMAGE.get_or_init(|| build((vmm.clone(), program), catalogue, examples)).await.clone();
         Some(Self { vmm, data, run: "/run/hearth-platform".into(), logs: Logs::default() })
     }
 
@@ -268,8 +273,8 @@ pub(crate) fn monitors() -> usize {
     comms.filter(|name| name.trim() == "hearth-vmm").count()
 }
 
-/// Builds the image into a new data folder.
-async fn build(vmm: PathBuf, catalogue: PathBuf, examples: PathBuf) -> PathBuf {
+/// Builds the image into a new data folder. `program` is the image builder: this program has no command for workers.
+async fn build((vmm, program): (PathBuf, PathBuf), catalogue: PathBuf, examples: PathBuf) -> PathBuf {
     let data = tempfile::tempdir().unwrap().keep();
     let settings = Settings {
         vmm,
@@ -306,7 +311,9 @@ async fn build(vmm: PathBuf, catalogue: PathBuf, examples: PathBuf) -> PathBuf {
     };
     let artifacts = ArtifactConfig { allow_files: true, ..ArtifactConfig::default() };
     let roles = Arc::new(RoleProvider::new(RolesConfig::default()).unwrap());
-    let builder = Builder::open(settings, Fetcher::new(artifacts).unwrap(), roles).unwrap();
+    let worker = WorkerConfig { program, ..WorkerConfig::default() };
+    let fetcher = Fetcher::new(artifacts).unwrap().with_worker(worker);
+    let builder = Builder::open(settings, fetcher, roles).unwrap();
     let out = data.join("images").join(ACCOUNT).join("counter/1/b1");
     fs::create_dir_all(out.parent().unwrap()).unwrap();
     builder.build(&request, &out, Sink::new(|_| ()), std::future::pending()).await.unwrap();
