@@ -62,6 +62,11 @@ impl Reach {
         if within(&self.surroundings.connected) {
             return Some("an address in a network of this host");
         }
+        if within(&self.surroundings.elsewhere) {
+            return Some(
+                "an address in a network that the host reaches by another route than its default ones",
+            );
+        }
         within(&self.blocked).then(|| match address.is_private() {
             true => "a private address",
             false => "an address that guests may not reach",
@@ -88,6 +93,7 @@ mod tests {
         let surroundings = Surroundings {
             own: vec!["198.51.100.7/32".parse().unwrap()],
             connected: vec!["198.51.100.0/24".parse().unwrap()],
+            elsewhere: vec!["203.0.113.0/24".parse().unwrap()],
         };
         Reach::beside(config, surroundings)
     }
@@ -115,6 +121,10 @@ mod tests {
             ("168.63.129.16", Some("an address that guests may not reach")),
             ("198.51.100.7", Some("an address of this host")),
             ("198.51.100.8", Some("an address in a network of this host")),
+            (
+                "203.0.113.9",
+                Some("an address in a network that the host reaches by another route than its default ones"),
+            ),
             ("fd00::1", Some("an IPv6 address")),
             ("fe80::1", Some("an IPv6 address")),
             ("64:ff9b::a00:5", Some("an IPv6 address")),

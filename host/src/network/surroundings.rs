@@ -7,6 +7,7 @@ use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 
 use super::netlink::Netlink;
+use super::uplinks::Uplinks;
 use super::{NetworkError, PREFIX};
 
 /// The host's addresses and networks.
@@ -16,6 +17,8 @@ pub(super) struct Surroundings {
     pub(super) own: Vec<Ipv4Net>,
     /// Networks (and single hosts) that the host reaches without a router.
     pub(super) connected: Vec<Ipv4Net>,
+    /// Networks that the host reaches by other ways than its default routes.
+    pub(super) elsewhere: Vec<Ipv4Net>,
 }
 
 impl Surroundings {
@@ -30,12 +33,21 @@ impl Surroundings {
                 found.add_address(&address);
             }
         }
-        // A route may lead directly to a network in which the host has no address.
+        // A route may lead directly to a network in which the host has no address, or by a router that is not the internet's.
         let routes = netlink.unicast_routes()?;
+        let interfaces = netlink.interfaces()?;
+        let uplinks = Uplinks::of(&routes, &interfaces);
+        found
+            .elsewhere
+            .extend(routes.iter().filter(|route| !uplinks.have(route, &interfaces)).filter_map(network));
         found
             .connected
             .extend(routes.iter().filter(|route| !leads_into(route, &pairs)).filter_map(connected));
-        Ok(Self { own: Ipv4Net::aggregate(&found.own), connected: Ipv4Net::aggregate(&found.connected) })
+        Ok(Self {
+            own: Ipv4Net::aggregate(&found.own),
+            connected: Ipv4Net::aggregate(&found.connected),
+            elsewhere: Ipv4Net::aggregate(&found.elsewhere),
+        })
     }
 
     fn add_address(&mut self, message: &AddressMessage) {
@@ -79,12 +91,17 @@ fn connected(route: &RouteMessage) -> Option<Ipv4Net> {
         RouteAttribute::MultiPath(hops) => hops.iter().any(|hop| !hop.attributes.iter().any(routed)),
         attribute => !routed(attribute),
     });
+    if directly { network(route) } else { None }
+}
+
+/// The network that a route leads to; none for a default route.
+fn network(route: &RouteMessage) -> Option<Ipv4Net> {
     let address = route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(*address),
         _ => None,
     });
     let length = route.header.destination_prefix_length;
-    (directly && length > 0).then(|| Ipv4Net::new(address.unwrap_or(Ipv4Addr::UNSPECIFIED), length).ok())?
+    (length > 0).then(|| Ipv4Net::new(address.unwrap_or(Ipv4Addr::UNSPECIFIED), length).ok())?
 }
 
 #[cfg(test)]

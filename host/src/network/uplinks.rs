@@ -53,18 +53,28 @@ impl Uplinks {
         tracing::info!(ways = ways.join(", "), "guests reach the internet by the host's default routes");
     }
 
-    fn of(routes: &[RouteMessage], interfaces: &BTreeMap<u32, String>) -> Self {
+    /// Whether all ways of a route are among these.
+    pub(super) fn have(&self, route: &RouteMessage, interfaces: &BTreeMap<u32, String>) -> bool {
+        let mut ways = Self::default();
+        ways.add_route(route, interfaces);
+        ways.routers.is_subset(&self.routers) && ways.tunnels.is_subset(&self.tunnels)
+    }
+
+    pub(super) fn of(routes: &[RouteMessage], interfaces: &BTreeMap<u32, String>) -> Self {
         let mut found = Self::default();
         for route in routes.iter().filter(|route| is_default(route)) {
-            found.add(None, &route.attributes, interfaces);
-            for attribute in &route.attributes {
-                if let RouteAttribute::MultiPath(hops) = attribute {
-                    hops.iter()
-                        .for_each(|hop| found.add(Some(hop.interface_index), &hop.attributes, interfaces));
-                }
-            }
+            found.add_route(route, interfaces);
         }
         found
+    }
+
+    fn add_route(&mut self, route: &RouteMessage, interfaces: &BTreeMap<u32, String>) {
+        self.add(None, &route.attributes, interfaces);
+        for attribute in &route.attributes {
+            if let RouteAttribute::MultiPath(hops) = attribute {
+                hops.iter().for_each(|hop| self.add(Some(hop.interface_index), &hop.attributes, interfaces));
+            }
+        }
     }
 
     fn add(&mut self, index: Option<u32>, hop: &[RouteAttribute], interfaces: &BTreeMap<u32, String>) {
@@ -199,5 +209,9 @@ mod tests {
         let found = Uplinks::of(&routes, &interfaces);
         let routers = [("one".to_owned(), [192, 0, 2, 1].into()), ("two".to_owned(), [192, 0, 2, 2].into())];
         assert_eq!(found, Uplinks { routers: routers.into(), tunnels: ["three".to_owned()].into() });
+        // What leads elsewhere by the same ways is the internet's, and by others is not.
+        let has = |attributes| found.have(&route(main, 24, attributes), &interfaces);
+        assert!(has(vec![RouteAttribute::Oif(1), router(1)]) && has(vec![RouteAttribute::Oif(3)]));
+        assert!(!has(vec![RouteAttribute::Oif(1), router(9)]) && !has(vec![RouteAttribute::Oif(1)]));
     }
 }

@@ -11,6 +11,7 @@ use hearth_image_builder::failure::FailureCode;
 use hearth_model::build::ImageBuild;
 use hearth_proto::microvms::v1::SnapshotBuild;
 
+use crate::disk::DiskError;
 use crate::platform::LogTarget;
 
 /// A build to carry out.
@@ -49,6 +50,9 @@ pub enum BuildFailure {
         "hearthd has ended {0} times during this build: by a panic of it, which its log tells of, or because it was killed"
     )]
     GivenUp(u32),
+    /// The disk has no room for the build, or its account may take no more of it.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
 }
 
 impl BuildFailure {
@@ -59,6 +63,17 @@ impl BuildFailure {
         match self {
             Self::Builder(error) => error.state_reason(),
             Self::Folder { .. } => platform.to_owned(),
+            // How full the host is is its operator's business.
+            Self::Disk(DiskError::Full { .. }) => {
+                format!(
+                    "{platform} The host's disk is full. Delete what is not needed, or build again later."
+                )
+            }
+            Self::Disk(DiskError::Quota(mib)) => {
+                format!(
+                    "The account may take {mib} MiB of the host's disk. Delete what is not needed, and build again."
+                )
+            }
             Self::GivenUp(tries) => format!(
                 "{platform} The build began {tries} times, and each time the host's daemon ended before the build did. It is not tried again."
             ),

@@ -12,6 +12,7 @@ use super::build::{Build, BuildObserver};
 use super::key::{Key, Locks};
 use super::progress::Progress;
 use crate::clock::Clock;
+use crate::disk::Disk;
 use crate::driver::faults::Faults;
 use crate::events::Events;
 use crate::panics::poisoned;
@@ -53,6 +54,8 @@ pub struct Parts {
     pub events: Events,
     /// Removes the files of builds.
     pub platform: Arc<dyn Platform>,
+    /// Whether there is room for a build when it begins.
+    pub disk: Disk,
     /// Builds images.
     pub build: Arc<dyn Build>,
     /// Observes builds: logs, metrics.
@@ -69,6 +72,7 @@ pub(super) struct Context {
     pub(super) clock: Clock,
     pub(super) events: Events,
     pub(super) platform: Arc<dyn Platform>,
+    pub(super) disk: Disk,
     pub(super) build: Arc<dyn Build>,
     pub(super) observer: Arc<dyn BuildObserver>,
     pub(super) faults: Faults,
@@ -95,7 +99,7 @@ pub(super) struct ActiveBuild {
 impl Context {
     /// The state of a daemon that has no tasks yet.
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { db, clock, events, platform, build, observer, faults, settings } = parts;
+        let Parts { db, clock, events, platform, disk, build, observer, faults, settings } = parts;
         let places = settings.concurrent_builds;
         let limits = Limits { places, per_account: places, waiting: usize::MAX, patience: Duration::MAX };
         Self {
@@ -104,6 +108,7 @@ impl Context {
             clock,
             events,
             platform,
+            disk,
             build,
             observer,
             faults,

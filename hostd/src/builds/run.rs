@@ -111,8 +111,13 @@ impl RunningBuild {
         // A killed daemon may have left a complete image without having stored the result.
         self.remove_files().await;
         images.faults.at(AREA, "build", "before").await;
-        let built =
-            if tries > TRIES { Err((BuildFailure::GivenUp(TRIES), None)) } else { self.build().await };
+        // It may have waited for long since it was accepted.
+        let room = images.disk.admit(&self.key.account, 0);
+        let built = match room {
+            _ if tries > TRIES => Err((BuildFailure::GivenUp(TRIES), None)),
+            Err(error) => Err((BuildFailure::Disk(error), None)),
+            Ok(()) => self.build().await,
+        };
         let (outcome, with) = match built {
             Ok(sizes) => (Outcome::Successful(sizes), self.artifact_record()),
             Err((failure, code_install_bytes)) => {

@@ -65,6 +65,7 @@ impl Workloads {
         let shared = Arc::new(platform.clone()) as Arc<dyn Platform>;
 
         let images = Images::new(builds::Parts {
+            disk: disk.clone(),
             db: db.clone(),
             clock: *clock,
             events: events.clone(),

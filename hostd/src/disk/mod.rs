@@ -157,7 +157,8 @@ impl Disk {
         loop {
             had_room = self.tell_room(had_room);
             let (disk, data, owners) = (self.clone(), data.clone(), microvms.owners());
-            if tokio::task::spawn_blocking(move || disk.measure(&data, &owners)).await.is_err() {
+            let measured = tokio::task::spawn_blocking(move || disk.measure(&data, &owners)).await;
+            if measured.is_err_and(|error| error.is_cancelled()) {
                 return; // the daemon is stopping
             }
             tokio::time::sleep(INTERVAL).await;

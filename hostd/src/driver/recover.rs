@@ -4,12 +4,12 @@
 //! ```text
 //!  record ─► task ─► turn ─► find ─► recovery's step ─┐
 //!             ▲                                       ├─► requests in their order, and all else
-//!  requests ──┴─ wait ─ (Terminate does not) ─────────┘
+//!  requests ──┴─ wait ─ (Terminate: 15 s)    ─────────┘
 //! ```
 //!
 //! The tasks search by themselves: neither the start of the daemon nor another microVM waits for a monitor that does not
 //! answer. What is counted – memory, states – follows from the records alone. A microVM that is still searched for is what its
-//! record says; requests to it wait, but for its end.
+//! record says; requests to it wait, a Terminate for [`TERMINATION_GRACE`] at most: an app that is found is told of its end.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,9 +17,10 @@ use std::time::Duration;
 
 use hearth_model::build::ImageBuild;
 use hearth_proto::store::v1::{MicrovmRecord, Phase};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::context::Context;
+use super::deadlines::TERMINATION_GRACE;
 use super::error::RequestError;
 use super::mailbox::{ClientRequest, MAILBOX, TaskChannels};
 use super::microvms::Microvms;
@@ -118,6 +119,14 @@ struct Beginning {
     requests: Vec<ClientRequest>,
 }
 
+/// Waits until a time, if there is one; else for ever.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The search for what is left of a microVM.
 struct Search<'a> {
     context: &'a Context,
@@ -135,6 +144,8 @@ impl Search<'_> {
             timeout(FINDING, self.look(&state)).await
         };
         tokio::pin!(search);
+        // Once an end is asked for, the search has a while to find the guest, whose app is told of it then.
+        let mut patience = None;
         loop {
             let request = tokio::select! {
                 found = &mut search => {
@@ -147,20 +158,24 @@ impl Search<'_> {
                     return Some(Beginning { step: Some(self.step(&state, remains)), guest, requests });
                 }
                 request = channels.mailbox.recv() => request?,
+                () = until(patience) => {
+                    // The end kills whatever there is. A microVM that was ending already goes on with that.
+                    let ending = matches!(state.phase, Phase::TerminateHook | Phase::Ending);
+                    let step = ending.then(|| self.step(&state, Remains::Unknown));
+                    return Some(Beginning { step, guest: None, requests });
+                }
             };
             let ends = matches!(request.request, Request::Terminate);
-            if requests.len() >= MAILBOX && !ends {
+            let most = if ends { MAILBOX.saturating_mul(2) } else { MAILBOX };
+            if requests.len() >= most {
                 let (id, state) = (record::id(self.record).to_owned(), state.visible().as_str_name());
                 let hint = "wait until it is found after the restart of the service";
                 let _ = request.response.send(Err(RequestError::Conflict { id, state, hint })); // the client may have gone
                 continue;
             }
             requests.push(request);
-            if ends {
-                // The end kills whatever there is. A microVM that was ending already goes on with that.
-                let ending = matches!(state.phase, Phase::TerminateHook | Phase::Ending);
-                let step = ending.then(|| self.step(&state, Remains::Unknown));
-                return Some(Beginning { step, guest: None, requests });
+            if ends && patience.is_none() {
+                patience = Some(Instant::now() + TERMINATION_GRACE);
             }
         }
     }

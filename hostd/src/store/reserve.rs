@@ -18,7 +18,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, fallocate};
-use rustix::io::Errno;
 
 use super::{Batch, CommitError, Entry, Scan, Store, StoreError, Table};
 use crate::disk::free;
@@ -59,7 +58,7 @@ enum Reserve {
         /// When it was given up to make room; none if it was not there.
         released: Option<Instant>,
     },
-    /// The file system cannot reserve blocks.
+    /// The file system cannot reserve blocks, or the file cannot be made for another reason than a full disk.
     Impossible,
 }
 
@@ -115,16 +114,13 @@ impl<S: Store> Reserved<S> {
                 }
                 Reserve::Out { tried: Some(Instant::now()), released }
             }
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::OPNOTSUPP) => {
+            Err(error) => {
                 tracing::warn!(
                     store = self.store.place(),
+                    %error,
                     "the file system cannot reserve room: on a full disk nothing can be stored, not even deletions"
                 );
                 Reserve::Impossible
-            }
-            Err(error) => {
-                tracing::warn!(file = %self.path.display(), %error, "the store's reserve cannot be made");
-                Reserve::Out { tried: Some(Instant::now()), released }
             }
         };
     }
@@ -215,7 +211,8 @@ fn make(path: &Path, bytes: u64) -> io::Result<bool> {
         Ok(()) => Ok(true),
         Err(error) => {
             give_up(path);
-            if error.kind() == io::ErrorKind::StorageFull { Ok(false) } else { Err(error) }
+            let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+            if full.contains(&error.kind()) { Ok(false) } else { Err(error) }
         }
     }
 }

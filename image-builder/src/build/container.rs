@@ -44,7 +44,7 @@ const CONTEXT: &str = "/var/lib/hearth/context";
 /// Exit status of the scripts when a disk is full (`ENOSPC`).
 const FULL: u32 = 28;
 /// Room in bytes for buildah's storage, in addition to the root disk's size.
-const SCRATCH_EXTRA: u64 = 16 << 30;
+pub(super) const SCRATCH_EXTRA: u64 = 16 << 30;
 /// UUID and hash seed of every root disk: constant, so that disks differ only by their content.
 const DISK_ID: &str = "68656172-7468-4d69-8372-6f6f74000000";
 /// How long the guest has to write everything to disk and power off.

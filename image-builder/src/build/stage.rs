@@ -17,6 +17,7 @@ use hearth_vmm_api::config::rate_limiter::DeviceLimits;
 use hearth_vmm_jail::JailConfig;
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use super::container::SCRATCH_EXTRA;
 use super::error::{BuildError, file};
 use super::event::{LogStream, Sink};
 use super::record::GroupRecord;
@@ -24,6 +25,9 @@ use super::settings::Settings;
 use super::uids::UserId;
 use super::workspace::Workspace;
 use hearth_base::Base;
+
+/// What files have beside what is in them: maps, checksums, trailers.
+const FILE_OVERHEAD: u64 = 1 << 30;
 
 /// Deadline for a guest to boot. An emulated one takes seconds.
 const BOOT: Duration = Duration::from_secs(120);
@@ -86,10 +90,19 @@ impl Owned {
         leftover.map_err(|error| BuildError::Platform(error.to_string()))?;
         let cgroup = settings.groups.limited(number, share, folder);
         let group = cgroup.as_ref().map(|group| GroupRecord::write(folder, &group.path())).transpose()?;
-        let jail = JailConfig { uid: number, gid: number, cgroup, ..settings.jail.clone() };
+        let fsize = settings.jail.fsize.or(Some(largest_file(share)));
+        let jail = JailConfig { uid: number, gid: number, cgroup, fsize, ..settings.jail.clone() };
         let microvm = Microvm::start(&settings.vmm, folder, jail)?;
         Ok(Self { microvm, _group: group, _uid: uid })
     }
+}
+
+/// Bytes that the largest file of a build's microVM has at most: its memory, a root disk of any class, or scratch, and what comes with
+/// them. A monitor that its guest has taken over can make none of its files larger.
+fn largest_file(share: Share) -> u64 {
+    let memory = share.shape.memory_mib.saturating_mul(1 << 20);
+    let disk = MemoryClass::LARGEST.disk_bytes().saturating_add(SCRATCH_EXTRA);
+    memory.max(disk).saturating_add(FILE_OVERHEAD)
 }
 
 impl Stage {

@@ -168,8 +168,10 @@ impl Dispatch {
             since,
         };
         if claim.service() == sigv4::S3 {
+            let caller = key.caller(id.to_owned());
             let claimed = s3::Claimed {
-                incoming: incoming(key.caller(id.to_owned()), &parts),
+                account: caller.account.clone(),
+                incoming: incoming(caller, &parts),
                 access_key: claim.access_key().to_owned(),
                 secret: key.secret().expose().into(),
                 tls: self.tls,
@@ -182,7 +184,7 @@ impl Dispatch {
         let verified = self.access.verified(&key, &claim, &parts, &body, self.tls, id.to_owned());
         drop(taken);
         let caller = verified?;
-        client.known.now();
+        client.known.now(&caller.account);
         let signed = Signed { incoming: incoming(caller, &parts), parts, body };
         match claim.service() {
             "sts" => Ok(whole(sts::answer(&self.service, signed).await)),

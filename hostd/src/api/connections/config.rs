@@ -11,8 +11,8 @@ use crate::setting::Problem;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConnectionLimits {
-    /// Connections at a time. When there are as many, the oldest one over which no caller was known makes room for another; if all are known,
-    /// others wait until one ends.
+    /// Connections at a time. When there are as many, the oldest one over which no caller was known makes room for another, and so do
+    /// those of an account beyond half of them; if there are none, others wait until one ends.
     #[schemars(range(min = 1, max = 65_536))]
     pub total: usize,
     /// Connections of one client at a time; others are closed at once. A client is an address, of IPv6 a network with a
@@ -38,6 +38,11 @@ impl Default for ConnectionLimits {
 }
 
 impl ConnectionLimits {
+    /// Connections of one account that need not make room.
+    pub(super) fn of_account(&self) -> usize {
+        (self.total / 2).max(1)
+    }
+
     pub(super) fn handshake(&self) -> Duration {
         Duration::from_secs(self.handshake_seconds)
     }

@@ -44,7 +44,7 @@ use activity::{Activity, Sending};
 use config::ConnectionLimits;
 use greeting::Heard;
 use peers::Peers;
-use unknown::{Known, Unknown};
+use unknown::{Known, Told, Unknown};
 
 /// Greatest size of headers, in bytes: a session token has some thousands.
 const HEADERS: u32 = 64 << 10;
@@ -187,6 +187,7 @@ impl Connections {
         let places = Arc::new(Semaphore::new(self.limits.total));
         let peers = Peers::new(self.limits.per_client);
         let unknown = Unknown::default();
+        let mut evictions = Told::default();
         let acceptor = self.tls.as_ref().map(Tls::acceptor);
         let exchange = Exchange::new(&self.limits, self.http2_only);
         loop {
@@ -198,28 +199,27 @@ impl Connections {
                         continue;
                     };
                     let told = || {
-                        tracing::warn!(
-                            clients = self.clients,
-                            "all connections are taken: the oldest one of a client that is not known is closed"
-                        );
+                        if let Some(count) = evictions.another() {
+                            tracing::warn!(
+                                clients = self.clients,
+                                count,
+                                "all connections are taken: the oldest ones of clients that are not known are closed"
+                            );
+                        }
                     };
                     let Some(place) = unknown.place(&places, told).await else { return };
-                    // Who is at a Unix socket, the system says.
-                    let stranger = matches!(peer, Peer::Network(_)).then(|| unknown.enter(None));
-                    let leaves = stranger.as_ref().map(unknown::Stranger::told_to_leave);
-                    let known = Known::not_yet(stranger);
+                    let known = match peer {
+                        Peer::Network(_) => Known::not_yet(&unknown, self.limits.of_account()),
+                        // Who is at a Unix socket, the system says.
+                        Peer::User(_) => Known::local(),
+                    };
+                    let leaves = known.told_to_leave();
                     let (acceptor, answer, exchange) = (acceptor.clone(), answer.clone(), exchange.clone());
                     let shutdown = shutdown.clone();
                     connections.spawn(async move {
                         let client = Client { peer, certificate: None, known };
                         let served =
                             panics::request(exchange.begin(stream, client, acceptor, answer, shutdown));
-                        let leaves = async {
-                            match leaves {
-                                Some(leaves) => leaves.await,
-                                None => std::future::pending().await,
-                            }
-                        };
                         tokio::select! {
                             _ = served => {} // a panic is logged
                             () = leaves => {}

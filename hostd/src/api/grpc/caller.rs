@@ -90,8 +90,8 @@ where
             let status = self.identifies.refuse(path, &incoming, unknown);
             return Either::Right(ready(Ok(status.into_http())));
         }
-        if let (Ok(_), Some(known)) = (&incoming.caller, request.extensions().get::<Known>()) {
-            known.now();
+        if let (Ok(caller), Some(known)) = (&incoming.caller, request.extensions().get::<Known>()) {
+            known.now(&caller.account);
         }
         request.extensions_mut().insert(incoming);
         Either::Left(self.inner.call(request))

@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use super::super::build::BuildLog;
 use super::super::{Build, BuildFailure, BuildObserver, Images, Job, Parts, Settings};
 use crate::clock::Clock;
+use crate::disk::Disk;
 use crate::driver::faults::Faults;
 use crate::events::Events;
 use crate::lifecycle::image::Image;
@@ -128,6 +129,7 @@ impl Daemon {
     ) -> Self {
         let (db, events) = (Db::new(Arc::clone(store) as _), Events::default());
         let images = Images::new(Parts {
+            disk: Disk::unlimited(),
             db: db.clone(),
             clock: Clock::system(),
             events: events.clone(),

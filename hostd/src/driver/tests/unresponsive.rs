@@ -220,10 +220,34 @@ async fn a_microvm_that_cannot_be_looked_at_can_be_ended_and_other_requests_wait
         assert!(!resume.is_finished(), "{phase:?}: it waits for the search");
         host.ask("microvm-vm", Terminate).await.unwrap();
         drop(resume.await.unwrap());
-        assert!(host.clock.now() < begun + Duration::from_secs(10), "{phase:?}: the end does not wait");
+        assert!(host.clock.now() < begun + Duration::from_secs(20), "{phase:?}: the end waits for 15 s");
         let ended = host.ends(END, &format!("{phase:?}")).await;
         assert_eq!(ended.state_reason.as_deref(), Some("Success."), "{phase:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_app_is_told_of_an_end_that_is_asked_for_before_it_is_found_again() {
+    let mut host = Host::new(DEFAULT, Faults::none()).await;
+    host.run("microvm-vm").await.unwrap();
+    host.until("microvm-vm", Running).await;
+    host.platform.once(Point::Find, Deviation::Hangs);
+    host.restart().await;
+    host.platform.always(Point::Hook(Hook::Terminate), Deviation::Hangs);
+    let microvms = host.microvms.clone();
+    let asked = tokio::spawn(async move { microvms.request(ACCOUNT, "microvm-vm", Terminate).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    host.platform.release(Point::Find);
+    asked.await.unwrap().unwrap();
+    let told =
+        || host.platform.world().vms["microvm-vm"].hooks.iter().any(|(_, hook)| *hook == Hook::Terminate);
+    tokio::time::timeout(END, async {
+        while !told() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("its /terminate is called");
 }
 
 #[tokio::test(start_paused = true)]

@@ -35,7 +35,7 @@ const READ_AHEAD: usize = 2 << 20;
 
 /// The system's words for a full disk, which are all that RocksDB's interface for C leaves of them. RocksDB goes on by itself
 /// when there is room again, and repeats them until then.
-const NO_ROOM: &str = "No space left on device";
+const NO_ROOM: [&str; 2] = ["No space left on device", "Disk quota exceeded"];
 
 /// A RocksDB store.
 pub struct RocksStore {
@@ -157,7 +157,7 @@ impl RocksStore {
         if error.kind() == ErrorKind::Corruption {
             return StoreError::Damaged { path: self.place(), why: error.to_string() };
         }
-        if error.to_string().contains(NO_ROOM) {
+        if NO_ROOM.iter().any(|words| error.to_string().contains(words)) {
             return StoreError::NoRoom { path: self.place() };
         }
         StoreError::Failed { what, source: Arc::new(error.clone()) }

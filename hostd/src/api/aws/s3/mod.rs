@@ -83,6 +83,8 @@ pub(crate) struct Claimed {
     pub(crate) tls: bool,
     /// Is told when the signature is verified.
     pub(crate) known: Known,
+    /// The key's account.
+    pub(crate) account: String,
 }
 
 /// Answers a request: verifies its signature, and performs what it wants.
@@ -91,14 +93,14 @@ where
     B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let Claimed { incoming, access_key, secret, tls, known } = claimed;
+    let Claimed { incoming, access_key, secret, tls, known, account } = claimed;
     let (parts, body) = request.into_parts();
     if let Err(error) = guard::check(&parts, tls) {
         return error::response(error);
     }
     let mut builder = S3ServiceBuilder::new(Bucket::new(service.clone(), incoming));
     builder.set_auth(OneKey { access_key, secret });
-    builder.set_access(Verified { known });
+    builder.set_access(Verified { known, account });
     let mut config = S3Config::default();
     config.xml_max_body_size = XML_MAX;
     // Forms are refused before; should one get through, nothing of it is kept.
@@ -138,6 +140,7 @@ impl S3Auth for OneKey {
 /// Permissions are the operations'.
 struct Verified {
     known: Known,
+    account: String,
 }
 
 #[async_trait]
@@ -146,7 +149,7 @@ impl S3Access for Verified {
         if request.credentials().is_none() {
             return Err(s3_error!(AccessDenied, "Signature is required"));
         }
-        self.known.now();
+        self.known.now(&self.account);
         match request.s3_op().name() {
             name if OPERATIONS.contains(&name) => Ok(()),
             name => Err(s3_error!(NotImplemented, "{name} is not supported by this host")),

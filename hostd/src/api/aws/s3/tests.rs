@@ -144,7 +144,8 @@ fn claimed(caller: Caller, tls: bool) -> Claimed {
         access_key: KEY.into(),
         secret: SecretKey::from(SECRET),
         tls,
-        known: Known::not_yet(None),
+        known: Known::local(),
+        account: ACCOUNT.into(),
     }
 }
 

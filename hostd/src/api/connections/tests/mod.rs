@@ -38,7 +38,7 @@ where
     let exchange = Exchange::new(&ConnectionLimits::default(), false);
     let peer = Peer::Network(([192, 0, 2, 1], 1).into());
     let answer = move |_: &Client, _| answer();
-    let client_of = Client { peer, certificate: None, known: Known::not_yet(None) };
+    let client_of = Client { peer, certificate: None, known: Known::local() };
     let served = exchange.begin(stream, client_of, tls.map(Tls::acceptor), answer, ended);
     Opened { client, served: tokio::spawn(served), _end: end }
 }
