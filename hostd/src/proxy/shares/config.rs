@@ -73,7 +73,7 @@ impl EndpointConnections {
     /// Connections of one account.
     #[must_use]
     pub fn of_account(&self) -> usize {
-        self.per_account.unwrap_or((self.total - self.total / 4).max(1))
+        self.per_account.unwrap_or(self.total.saturating_sub(self.total / 4).max(1))
     }
 
     /// Connections of one microVM.
