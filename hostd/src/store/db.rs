@@ -237,7 +237,7 @@ mod tests {
     use std::task::{Context, Waker};
 
     use super::*;
-    use crate::store::MemoryStore;
+    use crate::store::{MemoryStore, Over};
 
     const T: Table = Table::Images;
 
@@ -267,28 +267,16 @@ mod tests {
         }
     }
 
-    impl Store for Gated {
-        fn place(&self) -> String {
-            self.store.place()
+    impl Over for Gated {
+        fn below(&self) -> &dyn Store {
+            &self.store
         }
 
-        fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-            self.store.get(table, key)
-        }
-
-        fn scan(&self, scan: &Scan<'_>) -> Result<Vec<Entry>, StoreError> {
-            self.store.scan(scan)
-        }
-
-        fn commit(&self, batches: &[Batch]) -> Vec<Result<(), CommitError>> {
+        fn commits(&self, batches: &[Batch]) -> Vec<Result<(), CommitError>> {
             self.groups.lock().unwrap().push(batches.len());
             self.begun.notify_all();
             drop(self.opened.wait_while(self.open.lock().unwrap(), |open| !*open).unwrap());
             self.store.commit(batches)
-        }
-
-        fn back_up(&self, to: &std::path::Path) -> Result<u64, StoreError> {
-            self.store.back_up(to)
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod db;
 mod memory;
+mod over;
 mod reserve;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 pub use db::Db;
 pub use memory::MemoryStore;
+pub(crate) use over::Over;
 pub use reserve::Reserved;
 #[cfg(feature = "rocksdb")]
 pub use rocks::{RocksOptions, RocksStore};

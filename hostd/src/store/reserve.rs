@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
-use super::{Batch, CommitError, Entry, Scan, Store, StoreError, Table};
+use super::{Batch, CommitError, Over, Store, StoreError};
 use crate::disk::free;
 use crate::panics::poisoned;
 
@@ -157,20 +157,12 @@ impl<S: Store> Reserved<S> {
     }
 }
 
-impl<S: Store> Store for Reserved<S> {
-    fn place(&self) -> String {
-        self.store.place()
+impl<S: Store> Over for Reserved<S> {
+    fn below(&self) -> &dyn Store {
+        &self.store
     }
 
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.store.get(table, key)
-    }
-
-    fn scan(&self, scan: &Scan<'_>) -> Result<Vec<Entry>, StoreError> {
-        self.store.scan(scan)
-    }
-
-    fn commit(&self, batches: &[Batch]) -> Vec<Result<(), CommitError>> {
+    fn commits(&self, batches: &[Batch]) -> Vec<Result<(), CommitError>> {
         let mut reserve = self.lock();
         self.make(&mut reserve);
         if let Reserve::Out { released, .. } = *reserve {
@@ -185,10 +177,6 @@ impl<S: Store> Store for Reserved<S> {
             return self.commit_endings(batches, now);
         }
         results
-    }
-
-    fn back_up(&self, to: &Path) -> Result<u64, StoreError> {
-        self.store.back_up(to)
     }
 }
 
@@ -231,7 +219,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
     use super::*;
-    use crate::store::MemoryStore;
+    use crate::store::{MemoryStore, Table};
 
     /// A store on a disk that is full, but for what the reserve gives up.
     #[derive(Debug, Default)]
@@ -243,20 +231,12 @@ mod tests {
         slow: AtomicU32,
     }
 
-    impl Store for Crowded {
-        fn place(&self) -> String {
-            self.store.place()
+    impl Over for Crowded {
+        fn below(&self) -> &dyn Store {
+            &self.store
         }
 
-        fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-            self.store.get(table, key)
-        }
-
-        fn scan(&self, scan: &Scan<'_>) -> Result<Vec<Entry>, StoreError> {
-            self.store.scan(scan)
-        }
-
-        fn commit(&self, batches: &[Batch]) -> Vec<Result<(), CommitError>> {
+        fn commits(&self, batches: &[Batch]) -> Vec<Result<(), CommitError>> {
             let has_room = !self.full.load(Ordering::SeqCst)
                 || !self.reserve.exists()
                     && self
@@ -267,10 +247,6 @@ mod tests {
                 return self.store.commit(batches);
             }
             batches.iter().map(|_| Err(StoreError::NoRoom { path: self.place() }.into())).collect()
-        }
-
-        fn back_up(&self, to: &Path) -> Result<u64, StoreError> {
-            self.store.back_up(to)
         }
     }
 

@@ -1,12 +1,11 @@
 //! The store refuses every write, as on a full disk: microVMs end nevertheless, and their ends are stored later.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::time::{sleep, timeout};
 
 use super::*;
-use crate::store::{CommitError, Entry, Scan, Store, StoreError};
+use crate::store::{CommitError, Over, Store, StoreError};
 use Request::{Resume, Suspend, Terminate};
 
 const ID: &str = "microvm-vm";
@@ -22,28 +21,16 @@ struct Refusing {
     refuses: AtomicBool,
 }
 
-impl Store for Refusing {
-    fn place(&self) -> String {
-        self.store.place()
+impl Over for Refusing {
+    fn below(&self) -> &dyn Store {
+        &self.store
     }
 
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.store.get(table, key)
-    }
-
-    fn scan(&self, scan: &Scan<'_>) -> Result<Vec<Entry>, StoreError> {
-        self.store.scan(scan)
-    }
-
-    fn commit(&self, batches: &[Batch]) -> Vec<Result<(), CommitError>> {
+    fn commits(&self, batches: &[Batch]) -> Vec<Result<(), CommitError>> {
         if self.refuses.load(Ordering::SeqCst) {
             return batches.iter().map(|_| Err(StoreError::NoRoom { path: self.place() }.into())).collect();
         }
         self.store.commit(batches)
-    }
-
-    fn back_up(&self, to: &Path) -> Result<u64, StoreError> {
-        self.store.back_up(to)
     }
 }
 

@@ -171,7 +171,7 @@ mod tests {
     use std::sync::Condvar;
 
     use super::*;
-    use crate::store::{Batch, CommitError, Entry, MemoryStore, Scan, Store, StoreError, Table};
+    use crate::store::{MemoryStore, Over, Store, StoreError};
 
     /// A store whose backups wait until they may go on.
     #[derive(Debug, Default)]
@@ -188,24 +188,12 @@ mod tests {
         }
     }
 
-    impl Store for Slow {
-        fn place(&self) -> String {
-            self.store.place()
+    impl Over for Slow {
+        fn below(&self) -> &dyn Store {
+            &self.store
         }
 
-        fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-            self.store.get(table, key)
-        }
-
-        fn scan(&self, scan: &Scan<'_>) -> Result<Vec<Entry>, StoreError> {
-            self.store.scan(scan)
-        }
-
-        fn commit(&self, batches: &[Batch]) -> Vec<Result<(), CommitError>> {
-            self.store.commit(batches)
-        }
-
-        fn back_up(&self, to: &Path) -> Result<u64, StoreError> {
+        fn copies(&self, to: &Path) -> Result<u64, StoreError> {
             let mut open = self.open.lock().unwrap();
             while !*open {
                 open = self.opened.wait(open).unwrap();

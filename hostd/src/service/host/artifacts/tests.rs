@@ -23,7 +23,7 @@ use super::object::About;
 use super::upload::{Condition, Naming, Stored};
 use super::*;
 use crate::aside::Aside;
-use crate::store::{Batch, CommitError, Db, Entry, MemoryStore, Scan, Store, StoreError, Table};
+use crate::store::{Batch, Db, MemoryStore, Over, Store, StoreError, Table};
 
 mod counts;
 
@@ -401,26 +401,14 @@ struct Late {
     modified: SystemTime,
 }
 
-impl Store for Late {
-    fn place(&self) -> String {
-        self.store.place()
+impl Over for Late {
+    fn below(&self) -> &dyn Store {
+        &self.store
     }
 
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.store.get(table, key)
-    }
-
-    fn scan(&self, scan: &Scan<'_>) -> Result<Vec<Entry>, StoreError> {
+    fn reads(&self, _key_or_prefix: &[u8]) -> Result<(), StoreError> {
         File::create(&self.late).unwrap().set_modified(self.modified).unwrap();
-        self.store.scan(scan)
-    }
-
-    fn commit(&self, batches: &[Batch]) -> Vec<Result<(), CommitError>> {
-        self.store.commit(batches)
-    }
-
-    fn back_up(&self, to: &Path) -> Result<u64, StoreError> {
-        self.store.back_up(to)
+        Ok(())
     }
 }
 

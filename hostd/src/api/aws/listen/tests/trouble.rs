@@ -2,7 +2,6 @@
 //! end, and small limits.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,7 +10,7 @@ use crate::builds::tests::double::ACCOUNT;
 use crate::platform::double::{Deviation, Point};
 use crate::records;
 use crate::service::{Limits, Profile};
-use crate::store::{Batch, CommitError, Entry, Expect, MemoryStore, Scan, Store, StoreError, Table};
+use crate::store::{Batch, CommitError, Expect, MemoryStore, Over, Store, StoreError, Table};
 
 /// The image, with the versions 1.0 and 2.0, that others are always faster to change. No image can be made whose name begins
 /// like this.
@@ -52,22 +51,16 @@ impl Troubled {
     }
 }
 
-impl Store for Troubled {
-    fn place(&self) -> String {
-        self.store.place()
+impl Over for Troubled {
+    fn below(&self) -> &dyn Store {
+        &self.store
     }
 
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.read(key)?;
-        self.store.get(table, key)
+    fn reads(&self, key: &[u8]) -> Result<(), StoreError> {
+        self.read(key)
     }
 
-    fn scan(&self, scan: &Scan<'_>) -> Result<Vec<Entry>, StoreError> {
-        self.read(scan.prefix)?;
-        self.store.scan(scan)
-    }
-
-    fn commit(&self, batches: &[Batch]) -> Vec<Result<(), CommitError>> {
+    fn commits(&self, batches: &[Batch]) -> Vec<Result<(), CommitError>> {
         let one = |batch: &Batch| {
             if self.is_late(batch) {
                 return vec![Err(CommitError::Conflict)];
@@ -75,10 +68,6 @@ impl Store for Troubled {
             self.store.commit(std::slice::from_ref(batch))
         };
         batches.iter().flat_map(one).collect()
-    }
-
-    fn back_up(&self, to: &Path) -> Result<u64, StoreError> {
-        self.store.back_up(to)
     }
 }
 
