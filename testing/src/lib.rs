@@ -1,6 +1,7 @@
 //! Shared by the tests of all packages.
 //!
 //! * [`skip`] – skips a test that cannot run on this machine
+//! * [`fill_disk`] – fills a disk
 //! * [`search`] – searches for texts in snapshots
 //! * `calls` – calls with extreme values of every method that the daemon has (feature `calls`: only its own tests need gRPC)
 
@@ -14,7 +15,7 @@ pub mod search;
 use std::env;
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 use std::thread;
 
@@ -22,6 +23,22 @@ use std::thread;
 const COMPLETE: &str = "HEARTH_METAL";
 /// Environment variable with the path of a file that gets a line for each skipped test: its program, a tab, its name.
 const NOTES: &str = "HEARTH_SKIPPED";
+
+/// Appends to a file until its disk is full to the last byte.
+///
+/// # Panics
+/// It cannot be written for another reason.
+pub fn fill_disk(path: &Path) {
+    let mut file = OpenOptions::new().append(true).create(true).open(path).unwrap();
+    let mut length = 1 << 20;
+    while length > 0 {
+        match file.write(&vec![7; length]) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::StorageFull => length /= 2,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
 
 /// Records that the test of this thread cannot run here, and why. `cargo xtask test` runs it on the metal instead, or fails.
 ///

@@ -1,7 +1,6 @@
 //! The daemon on a disk that is full.
 
-use std::fs::{self, OpenOptions};
-use std::io::{ErrorKind, Write as _};
+use std::fs;
 use std::path::PathBuf;
 
 use hearth_proto::microvms::v1::MicrovmState::{Running, Suspended, Terminated};
@@ -31,15 +30,7 @@ impl Disk {
 
     /// Fills it to the last byte.
     fn fill(&self) {
-        let mut file = OpenOptions::new().append(true).create(true).open(self.0.join("fill")).unwrap();
-        let mut length = 1 << 20;
-        while length > 0 {
-            match file.write(&vec![7; length]) {
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::StorageFull => length /= 2,
-                Err(error) => panic!("{error}"),
-            }
-        }
+        hearth_testing::fill_disk(&self.0.join("fill"));
     }
 
     fn clear(&self) {

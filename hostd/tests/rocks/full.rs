@@ -1,7 +1,5 @@
 //! A store on a disk that is full: what ends and deletes is stored, everything else when there is room again.
 
-use std::io::ErrorKind;
-
 use hearth_hostd::store::{CommitError, Reserved};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
@@ -38,16 +36,7 @@ impl Disk {
 
     /// Fills the disk to the last byte.
     fn fill(&self) {
-        let mut file =
-            OpenOptions::new().append(true).create(true).open(self.at.path().join("fill")).unwrap();
-        let mut length = 1 << 20;
-        while length > 0 {
-            match file.write(&vec![7; length]) {
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::StorageFull => length /= 2,
-                Err(error) => panic!("{error}"),
-            }
-        }
+        hearth_testing::fill_disk(&self.at.path().join("fill"));
     }
 
     fn clear(&self) {
