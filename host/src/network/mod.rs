@@ -206,7 +206,7 @@ impl Networks {
     /// # Errors
     /// A part of the network could not be removed.
     pub fn remove_by_name(&self, name: &str) -> Result<(), NetworkError> {
-        remove(&Namespace::named(name)?)
+        remove_by_name(name)
     }
 
     /// Removes all networks but those that `keep` names, and returns the names of those removed.
@@ -288,6 +288,14 @@ impl MicrovmNetwork {
     pub fn remove(self) -> Result<(), NetworkError> {
         remove(&self.namespace)
     }
+}
+
+/// [`Networks::remove_by_name`] on a host that need not be prepared.
+///
+/// # Errors
+/// A part of the network could not be removed.
+pub fn remove_by_name(name: &str) -> Result<(), NetworkError> {
+    remove(&Namespace::named(name)?)
 }
 
 /// Removes the interfaces before the namespace: the namespace lives on while a monitor holds the tap, and the interface in the

@@ -143,10 +143,10 @@ async fn open_artifacts(config: &Config, db: &Db, disk: Disk) -> Result<Artifact
 
 /// Ends and removes what killed builds have left.
 async fn sweep_builds(config: &Config) -> Result<()> {
-    let (work, network) = (config.work(), config.network.clone());
+    let work = config.work();
     std::fs::create_dir_all(&work).with_context(|| format!("making {}", work.display()))?;
-    // Sweeping blocks: it ends processes, and uses netlink and nft.
-    let swept = tokio::task::spawn_blocking(move || sweep(&work, &network)).await??;
+    // Sweeping blocks: it ends processes, and uses netlink.
+    let swept = tokio::task::spawn_blocking(move || sweep(&work)).await??;
     if swept > 0 {
         tracing::info!(swept, "what killed builds had left is removed");
     }

@@ -18,7 +18,7 @@ use super::event::{Event, Sink, Step};
 use super::request::BuildRequest;
 use super::settings::Settings;
 use super::stage::Host;
-use super::workspace::{ARTIFACT, Workspace, sweep_with};
+use super::workspace::{ARTIFACT, Workspace, sweep};
 use super::{snapshot, validate};
 use crate::artifact::{Artifact, Fetcher, Progress};
 use crate::failure::FailureCode;
@@ -39,7 +39,7 @@ impl Builder {
     /// # Errors
     /// The host lacks a tool or privilege, or a folder cannot be used.
     pub fn open(settings: Settings, fetcher: Fetcher, roles: Arc<RoleProvider>) -> Result<Self, BuildError> {
-        sweep_with(&settings.work, &settings.networks)?;
+        sweep(&settings.work)?;
         Ok(Self { settings: Arc::new(settings), fetcher, roles })
     }
 

@@ -14,7 +14,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use hearth_host::network::{NetworkConfig, Networks};
+use hearth_host::network::remove_by_name;
 
 use super::error::{BuildError, file};
 use super::identity::random;
@@ -103,12 +103,7 @@ impl Drop for Workspace {
 ///
 /// # Errors
 /// [`BuildError`] when something cannot be ended or removed.
-pub fn sweep(work: &Path, network: &NetworkConfig) -> Result<usize, BuildError> {
-    sweep_with(work, &Networks::open(network.clone(), None)?)
-}
-
-/// [`sweep`] with networks that are open already.
-pub(super) fn sweep_with(work: &Path, networks: &Networks) -> Result<usize, BuildError> {
+pub fn sweep(work: &Path) -> Result<usize, BuildError> {
     let _all = lock_work(work)?;
     let builds = work.join(BUILDS);
     let mut swept = 0;
@@ -121,7 +116,7 @@ pub(super) fn sweep_with(work: &Path, networks: &Networks) -> Result<usize, Buil
         for stage in STAGES {
             let run = folder.join(stage);
             record::end(&run)?;
-            networks.remove_by_name(&network(&id, stage))?;
+            remove_by_name(&network(&id, stage))?;
         }
         fs::remove_dir_all(&folder).map_err(file("removing", &folder))?;
         swept += 1;
