@@ -166,9 +166,7 @@ impl Turns {
         };
         Ok(panics::blocking(work).await)
     }
-}
 
-impl Turns {
     /// The turns of this account.
     #[must_use]
     pub fn of(&self, account: &str) -> AccountTurns {

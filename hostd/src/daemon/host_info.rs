@@ -4,6 +4,8 @@ use std::fs;
 use std::ops::Deref;
 use std::path::Path;
 
+use crate::disk::Space;
+
 /// The oldest kernel version on which microVMs run.
 const OLDEST: (u32, u32) = (6, 7);
 
@@ -110,8 +112,8 @@ fn memory_mib(text: &str) -> u64 {
 /// Size of the file system of `path`, and its free space, in bytes.
 #[must_use]
 pub fn disk(path: &Path) -> (u64, u64) {
-    let Ok(found) = rustix::fs::statvfs(path) else { return (0, 0) };
-    (found.f_blocks.saturating_mul(found.f_frsize), found.f_bavail.saturating_mul(found.f_frsize))
+    let space = Space::of(path).unwrap_or_default();
+    (space.size, space.free)
 }
 
 #[cfg(test)]

@@ -83,8 +83,7 @@ impl Disk {
     /// # Errors
     /// The file system cannot be asked.
     pub fn of(folder: &Path, config: DiskConfig, quota_mib: Option<u64>) -> io::Result<Self> {
-        let data = statvfs(folder)?;
-        let all = data.f_blocks.saturating_mul(data.f_frsize);
+        let all = Space::of(folder)?.size;
         let reserve = match config.reserve_mib {
             Some(mib) => mib.saturating_mul(1 << 20),
             None => (all / RESERVE_PART).min(RESERVE_MAX),
@@ -200,11 +199,29 @@ impl Disk {
 /// # Errors
 /// The system's error.
 pub(crate) fn free(folder: &Path) -> io::Result<u64> {
-    let data = statvfs(folder)?;
-    if data.f_blocks == 0 {
-        return Ok(u64::MAX);
+    let space = Space::of(folder)?;
+    Ok(if space.size == 0 { u64::MAX } else { space.free })
+}
+
+/// Room on a file system, in bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Space {
+    /// Its size; none on a file system without a size, like ramfs.
+    pub(crate) size: u64,
+    /// What is free for everybody.
+    pub(crate) free: u64,
+}
+
+impl Space {
+    /// That of a folder's file system.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub(crate) fn of(folder: &Path) -> io::Result<Self> {
+        let found = statvfs(folder)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Ok(Self { size: bytes(found.f_blocks), free: bytes(found.f_bavail) })
     }
-    Ok(data.f_bavail.saturating_mul(data.f_frsize))
 }
 
 fn mib(bytes: u64) -> u64 {
