@@ -5,6 +5,8 @@ use std::thread::JoinHandle;
 use hearth_vmm_api::socket::PacketListener;
 use proto::ErrorCode;
 
+use hearth_vmm_api::config::rate_limiter::DeviceLimits;
+
 use super::*;
 
 /// Runs a monitor that reports that it speaks `speaks` and accepts requests in the versions of `takes`. Returns the
