@@ -5,9 +5,10 @@
 //! builder applies the same file again when it copies, so the files in [`ALWAYS`] are sent whatever the patterns say.
 //!
 //! * [`lines`] – the patterns of a file
-//! * [`pattern`] – a pattern, made into what is compared with paths
+//! * [`pattern`] – a pattern, made into what is compared with paths; [`glob`] – whether it is one
 //! * [`syntax`] – Go's syntax of regular expressions, which patterns become, in the syntax of the `regex` crate
 
+mod glob;
 mod lines;
 mod pattern;
 mod syntax;

@@ -1,12 +1,12 @@
 //! A pattern of an ignore file (moby's `patternmatcher.Pattern`).
 //!
 //! Most patterns are compared as texts; those with `*`, `?`, `[` or `\` become regular expressions, in the very form that moby gives
-//! them, because some of its behaviour follows from that form only: `[*]` is no star, and `a\d` is a digit.
+//! them, because some of its behaviour follows from that form only: `[*]` is no star, `a\d` is a digit, and `a|*.o` is one or the other.
 
 use regex::Regex;
 
 use super::lines::clean;
-use super::{WrongPattern, syntax};
+use super::{WrongPattern, glob, syntax};
 
 /// A pattern.
 #[derive(Debug)]
@@ -43,9 +43,7 @@ impl Pattern {
             None => (false, cleaned.as_str()),
         };
         let wrong = || WrongPattern::Syntax(line.to_owned());
-        if !is_valid(text) {
-            return Err(wrong());
-        }
+        glob::check(text).map_err(|_| wrong())?;
         let kind = compile(text).ok_or_else(wrong)?;
         Ok(Some(Self { exception, text: text.to_owned(), kind }))
     }
@@ -65,11 +63,15 @@ impl Pattern {
 
     /// Whether it may match a path below the folder that has no match itself. A component with a special character may be anything.
     pub(super) fn may_match_below(&self, folder: &str) -> bool {
+        // Alternatives of a whole expression.
+        if matches!(self.kind, Kind::Regex(_)) && self.text.contains('|') {
+            return true;
+        }
         let mut own = self.text.split('/');
         for component in folder.split('/') {
             match own.next() {
                 None => return false,
-                Some(own) if own.contains(['*', '?', '[', '\\']) => return true,
+                Some(own) if own.contains(['*', '?', '[', '\\', '{']) => return true,
                 Some(own) if own != component => return false,
                 Some(_) => {}
             }
@@ -85,40 +87,6 @@ impl Pattern {
             Kind::Suffix => "suffix".to_owned(),
             Kind::Regex(regex) => regex.as_str().to_owned(),
         }
-    }
-}
-
-/// Whether Go's `filepath.Match` accepts the syntax. Moby refuses what it does not accept.
-fn is_valid(pattern: &str) -> bool {
-    let mut chars = pattern.chars().peekable();
-    while let Some(character) = chars.next() {
-        match character {
-            '\\' if chars.next().is_none() => return false,
-            '[' => {
-                chars.next_if_eq(&'^');
-                let mut ranges = 0;
-                while !(ranges > 0 && chars.next_if_eq(&']').is_some()) {
-                    if !skip_member(&mut chars)
-                        || chars.next_if_eq(&'-').is_some() && !skip_member(&mut chars)
-                    {
-                        return false;
-                    }
-                    ranges += 1;
-                }
-            }
-            _ => {}
-        }
-    }
-    true
-}
-
-/// Skips a character of a class, which may be escaped. False if there is none.
-fn skip_member(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> bool {
-    match chars.next() {
-        None | Some('-' | ']') => false,
-        // Something has to follow, at least the end of the class.
-        Some('\\') => chars.next().is_some() && chars.peek().is_some(),
-        Some(_) => chars.peek().is_some(),
     }
 }
 
@@ -154,7 +122,7 @@ fn compile(pattern: &str) -> Option<Kind> {
                 text.push_str("[^/]");
                 is_regex = true;
             }
-            '.' | '+' | '(' | ')' | '|' | '{' | '}' | '$' => text.extend(['\\', character]),
+            '.' | '+' | '(' | ')' | '$' => text.extend(['\\', character]),
             '\\' => {
                 text.push('\\');
                 if let Some(next) = chars.next() {

@@ -10,8 +10,20 @@ use std::str::Chars;
 pub(super) fn of_go(text: &str) -> Option<String> {
     let mut made = String::with_capacity(text.len() * 2);
     let mut chars = text.chars().peekable();
+    // What was repeated already is not repeated again.
+    let mut is_repeated = false;
     while let Some(character) = chars.next() {
+        let was_repeated = std::mem::replace(&mut is_repeated, matches!(character, '*' | '?'));
         match character {
+            '{' => match repetition(&mut chars) {
+                Some(_) if was_repeated => return None,
+                Some(repetition) => {
+                    made.push_str(&repetition?);
+                    is_repeated = true;
+                }
+                None => made.push_str("\\{"),
+            },
+            '}' => made.push_str("\\}"),
             '\\' => match escape(chars.next()?)? {
                 Escape::Character(character) => literal(&mut made, character),
                 Escape::Class(members) => made.extend(["[", members, "]"]),
@@ -24,6 +36,33 @@ pub(super) fn of_go(text: &str) -> Option<String> {
         }
     }
     Some(made)
+}
+
+/// A repetition like `{2,5}`, whose opening brace was read; none if the brace is only itself. The inner one is none if Go refuses the
+/// numbers.
+fn repetition(chars: &mut Peekable<Chars<'_>>) -> Option<Option<String>> {
+    const MOST: u32 = 1000;
+    let rest: String = chars.clone().take(16).collect();
+    let (numbers, _) = rest.split_once('}')?;
+    let (least, most) = match numbers.split_once(',') {
+        Some((least, most)) => (least, Some(most)),
+        None => (numbers, None),
+    };
+    let is_number = |text: &str| {
+        let plain = text.bytes().all(|byte| byte.is_ascii_digit());
+        plain && !text.is_empty() && (text == "0" || !text.starts_with('0'))
+    };
+    if !is_number(least) || most.is_some_and(|most| !most.is_empty() && !is_number(most)) {
+        return None;
+    }
+    chars.nth(numbers.len());
+    let number = |text: &str| text.parse().ok().filter(|number: &u32| *number <= MOST);
+    let in_order = match (number(least), most) {
+        (None, _) => false,
+        (Some(_), None | Some("")) => true,
+        (Some(least), Some(most)) => number(most).is_some_and(|most| least <= most),
+    };
+    Some(in_order.then(|| format!("{{{numbers}}}")))
 }
 
 /// What an escaped character means.

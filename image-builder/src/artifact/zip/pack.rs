@@ -1,6 +1,6 @@
 //! Packs a folder into a zip, for builds by hand.
 
-pub use hearth_artifact::{PackError, pack};
+pub use hearth_artifact::pack;
 
 #[cfg(test)]
 mod tests {
