@@ -82,7 +82,9 @@ impl HostStatusSource {
             disk_total_bytes: number(disk_total),
             disk_free_bytes: number(disk_free),
             kernel: self.host.kernel().to_owned(),
-            account_status: None, // the service knows it
+            // The service knows these.
+            account_status: None,
+            artifact_limits: None,
         }
     }
 
