@@ -1,30 +1,23 @@
 //! Uploads folders and zips to the host's own bucket; artifacts with a URI stay where they are.
+//!
+//! * [`folder`] – a folder becomes a zip, within the host's limits
+//! * [`put`] – the zip is sent
+//! * [`progress`] – the bar
+
+mod folder;
+mod progress;
+mod put;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use hearth_proto::host::v1::put_artifact_request::Part;
-use hearth_proto::host::v1::{PutArtifactRequest, PutArtifactResponse};
-use tokio::io::AsyncReadExt as _;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use hearth_proto::host::v1::ArtifactLimits;
 
 use crate::connect::Client;
 use crate::error::Failure;
 use crate::live::{Live, OutputStream};
 use crate::out::bytes;
 
-/// Bytes per message.
-const CHUNK: usize = 256 << 10;
-/// Messages that are queued for the network.
-const AHEAD: usize = 4;
-/// Interval at which the progress is updated.
-const TICK: Duration = Duration::from_millis(100);
-/// Width of the progress bar in characters.
-const BAR: usize = 24;
 /// First bytes of a zip.
 const ZIP: [u8; 2] = *b"PK";
 
@@ -71,88 +64,39 @@ impl Artifact {
 
     /// The URI to build from, after an upload if necessary.
     pub(crate) async fn uri(self, client: &Client, name: &str, quiet: bool) -> Result<String, Failure> {
-        let zip = match self {
+        let mut live = Live::new(OutputStream::Stderr);
+        let (zip, path, limits) = match self {
             Self::Uri(uri) => return Ok(uri),
-            Self::Zip(path) => File::open(&path).map_err(|error| unreadable(&path, &error))?,
+            Self::Zip(path) => {
+                let zip = File::open(&path).map_err(|error| unreadable(&path, &error))?;
+                (zip, path, limits(client).await?)
+            }
             Self::Folder(folder) => {
-                let zipped = tokio::task::spawn_blocking(move || {
-                    let zip = tempfile::tempfile()?;
-                    hearth_artifact::pack(&folder, zip.try_clone()?)?;
-                    let mut zip = zip;
-                    std::io::Seek::rewind(&mut zip)?;
-                    Ok::<_, std::io::Error>(zip)
-                });
-                let zipped = zipped.await.map_err(|error| Failure::failed(format!("cannot zip: {error}")))?;
-                zipped.map_err(|error| Failure::failed(format!("cannot zip the folder: {error}")))?
+                let limits = limits(client).await?;
+                (folder::zip(&folder, limits.as_ref(), &mut live, quiet).await?, folder, limits)
             }
         };
-        put(client, zip, name, quiet).await.map(|answer| answer.uri)
-    }
-}
-
-/// Uploads a zip. `name` is for people.
-async fn put(client: &Client, zip: File, name: &str, quiet: bool) -> Result<PutArtifactResponse, Failure> {
-    let total =
-        zip.metadata().map_err(|error| Failure::failed(format!("cannot read the zip: {error}")))?.len();
-    let sent = Arc::new(AtomicU64::new(0));
-    let (sender, messages) = mpsc::channel(AHEAD);
-    let reader =
-        tokio::spawn(send(tokio::fs::File::from_std(zip), artifact_name(name), sender, Arc::clone(&sent)));
-    let mut host = client.host();
-    let answer = host.put_artifact(ReceiverStream::new(messages));
-    tokio::pin!(answer);
-    let mut live = Live::new(OutputStream::Stderr);
-    let mut tick = tokio::time::interval(TICK);
-    let answer = loop {
-        tokio::select! {
-            answer = &mut answer => break answer,
-            _ = tick.tick(), if live.is_terminal() && !quiet => {
-                live.show(&bar(sent.load(Ordering::Relaxed), total))?;
-            }
+        let size = zip.metadata().map_err(|error| unreadable(&path, &error))?.len();
+        let limit = limits.map(|limits| limits.max_zip_bytes).filter(|limit| *limit > 0);
+        if let Some(limit) = limit.filter(|limit| i64::try_from(size).is_ok_and(|size| size > *limit)) {
+            return Err(Failure::failed(format!(
+                "the zip of {} has {}, and the host accepts {}; leave out what the build does not need",
+                path.display(),
+                bytes(i64::try_from(size).unwrap_or(i64::MAX)),
+                bytes(limit)
+            )));
         }
-    };
-    live.clear()?;
-    let answer = answer.map_err(|status| client.failure("upload the artifact", status));
-    // If the file cannot be read, the stream ends early, and the daemon may accept the part as complete.
-    match reader.await {
-        Ok(Err(error)) => Err(Failure::failed(format!("cannot read the zip: {error}"))),
-        _ => answer.map(tonic::Response::into_inner),
+        put::put(client, zip, name, &mut live, quiet).await.map(|answer| answer.uri)
     }
 }
 
-/// Sends the name and all bytes; stops when the receiver is gone.
-async fn send(
-    mut zip: tokio::fs::File,
-    name: String,
-    sender: mpsc::Sender<PutArtifactRequest>,
-    sent: Arc<AtomicU64>,
-) -> std::io::Result<()> {
-    let mut part = Part::Name(name);
-    while sender.send(PutArtifactRequest { part: Some(part) }).await.is_ok() {
-        let mut chunk = Vec::with_capacity(CHUNK);
-        let count = (&mut zip).take(CHUNK as u64).read_to_end(&mut chunk).await?;
-        if count == 0 {
-            break;
-        }
-        sent.fetch_add(count as u64, Ordering::Relaxed);
-        part = Part::Data(chunk);
+/// What the host accepts, if it says so and the caller may know it.
+async fn limits(client: &Client) -> Result<Option<ArtifactLimits>, Failure> {
+    match client.host_status().await {
+        Ok(status) => Ok(status.artifact_limits),
+        Err(failure) if failure.is_denied() => Ok(None),
+        Err(failure) => Err(failure),
     }
-    Ok(())
-}
-
-/// A name that the daemon accepts: 1 to 128 of a-z A-Z 0-9 . _ -
-fn artifact_name(name: &str) -> String {
-    let allowed = |character: char| character.is_ascii_alphanumeric() || "._-".contains(character);
-    let name: String =
-        name.chars().map(|character| if allowed(character) { character } else { '-' }).collect();
-    format!("{}.zip", name.get(..name.len().min(124)).unwrap_or("artifact"))
-}
-
-fn bar(sent: u64, total: u64) -> String {
-    let filled = sent.saturating_mul(BAR as u64).checked_div(total).unwrap_or(0);
-    let filled = usize::try_from(filled).unwrap_or(BAR).min(BAR);
-    let size = |count: u64| bytes(i64::try_from(count).unwrap_or(i64::MAX));
-    format!("uploading [{:<BAR$}] {} of {}", "=".repeat(filled), size(sent), size(total))
 }
 
 fn begins_with(path: &Path, magic: &[u8]) -> Result<bool, Failure> {
@@ -195,15 +139,5 @@ mod tests {
         }
         fs::write(path("Dockerfile"), "FROM scratch\n").unwrap();
         assert_eq!(find(&path("")).unwrap(), Artifact::Folder(path("").into()));
-    }
-
-    #[test]
-    fn the_bar_is_full_at_the_end_and_nothing_is_no_failure() {
-        assert_eq!(
-            bar(512, 1024),
-            format!("uploading [{}] 512 B of 1.0 KiB", "=".repeat(12) + &" ".repeat(12))
-        );
-        assert_eq!(bar(0, 0), format!("uploading [{}] 0 B of 0 B", " ".repeat(24)));
-        assert_eq!(artifact_name("my app/é"), "my-app--.zip");
     }
 }
