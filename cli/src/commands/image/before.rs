@@ -204,7 +204,7 @@ fn without(before: &Hooks, given: Option<&Hooks>) -> Hooks {
     let (image, microvm) =
         (given.microvm_image_hooks.unwrap_or_default(), given.microvm_hooks.unwrap_or_default());
     let left = |state: Option<i32>, given: Option<i32>| state.filter(|_| given != enabled);
-    let mut hooks = before.clone();
+    let mut hooks = *before;
     if let Some(hooks) = &mut hooks.microvm_image_hooks {
         hooks.ready = left(hooks.ready, image.ready);
         hooks.validate = left(hooks.validate, image.validate);
