@@ -247,7 +247,7 @@ fn elsewhere(tree: &Tree) -> String {
     if let Some(folder) = tree.roots().find(in_folder) {
         let folder = shown(folder);
         return format!(
-            ", but {folder}/{DOCKERFILE}: archive what is in {folder} instead of the folder itself, as (cd {folder} && zip -r ../{folder}.zip .) does"
+            ", but {folder}/{DOCKERFILE}: archive what is in {folder} instead of the folder itself, as (cd {folder} && zip -ry ../{folder}.zip .) does"
         );
     }
     if let Some(name) = tree.roots().find(|name| name.eq_ignore_ascii_case(DOCKERFILE)) {
