@@ -118,10 +118,8 @@ impl StateReason {
     pub fn code(&self) -> Option<FailureCode> {
         match self {
             Self::Code(code) | Self::Detailed(code, _) => Some(*code),
-            Self::Hook { .. }
-            | Self::TerminatedDuringSnapshot
-            | Self::AppNotStarted(_)
-            | Self::AppExited(_) => None,
+            Self::Hook { .. } | Self::TerminatedDuringSnapshot | Self::AppExited(_) => None,
+            Self::AppNotStarted(_) => None,
         }
     }
 
