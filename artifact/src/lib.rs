@@ -1,53 +1,101 @@
 //! Packs a folder into a zip with the same files: for uploads by clients, and for builds by hand.
+//!
+//! * [`ignore`] – `.dockerignore`: what is left out, by Docker's rules
+//! * [`listing`] – the folder's files without those: what is left out is neither judged nor walked
+//! * [`mod@pack`] – the zip
 #![forbid(unsafe_code)]
 
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+pub mod ignore;
+mod listing;
+mod pack;
+#[cfg(test)]
+mod tests;
 
-use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, ZipWriter};
+use std::io;
+use std::path::PathBuf;
 
-/// Writes all files below `folder` into a zip: sorted, with their permissions, links as links, no times. The same files
-/// give the same bytes.
-///
-/// # Errors
-/// A file cannot be read or written; sockets, devices and the like are refused.
-pub fn pack(folder: &Path, out: File) -> io::Result<()> {
-    let mut zip = ZipWriter::new(io::BufWriter::new(out));
-    add(&mut zip, folder, Path::new(""))?;
-    zip.finish()?.flush()
+pub use ignore::IgnoreError;
+pub use listing::{Special, SpecialKind};
+pub use pack::{Packed, pack, pack_within};
+
+/// What a host accepts of a zip. Folders with more are refused before anything is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Files, folders and links.
+    pub entries: u64,
+    /// Bytes of all files, unpacked.
+    pub unpacked_bytes: u64,
+    /// Bytes of the zip's directory: names, and some 50 bytes for each.
+    pub directory_bytes: u64,
 }
 
-fn add(zip: &mut ZipWriter<io::BufWriter<File>>, root: &Path, below: &Path) -> io::Result<()> {
-    let mut entries: Vec<PathBuf> = fs::read_dir(root.join(below))?
-        .map(|entry| Ok(below.join(entry?.file_name())))
-        .collect::<io::Result<_>>()?;
-    entries.sort_unstable();
-    for entry in entries {
-        let path = root.join(&entry);
-        let metadata = path.symlink_metadata()?;
-        let refuse = |what: &str| io::Error::other(format!("{} {what}", path.display()));
-        let name = entry.to_str().ok_or_else(|| refuse("has a name that is not UTF-8"))?;
-        let options = SimpleFileOptions::default()
-            .compression_method(CompressionMethod::Deflated)
-            .unix_permissions(metadata.mode() & 0o7777)
-            .large_file(metadata.len() >= 1 << 32);
-        let kind = metadata.file_type();
-        if kind.is_dir() {
-            zip.add_directory(name, options)?;
-            add(zip, root, &entry)?;
-        } else if kind.is_symlink() {
-            let target = fs::read_link(&path)?;
-            let target = target.to_str().ok_or_else(|| refuse("leads to a name that is not UTF-8"))?;
-            zip.add_symlink(name, target, options)?;
-        } else if kind.is_file() {
-            zip.start_file(name, options)?;
-            io::copy(&mut File::open(&path)?, zip)?;
-        } else {
-            return Err(refuse("is neither a file, a folder nor a link"));
-        }
+impl Limits {
+    /// No limits.
+    pub const NONE: Self = Self { entries: u64::MAX, unpacked_bytes: u64::MAX, directory_bytes: u64::MAX };
+}
+
+/// Progress of packing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The folder is being walked.
+    Listing {
+        /// Files, folders and links so far.
+        entries: u64,
+    },
+    /// Files are being read.
+    Packing {
+        /// Bytes so far.
+        bytes: u64,
+        /// Bytes that there will be.
+        total: u64,
+    },
+}
+
+/// Why a folder cannot be packed.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    /// A file cannot be read.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// The error of the operating system.
+        source: io::Error,
+    },
+    /// A name, or a link's target, cannot be part of a zip.
+    #[error("{} {what}; rename it, or leave it out in .dockerignore", path.display())]
+    Name {
+        /// The file or link.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The ignore file is wrong.
+    #[error(transparent)]
+    Ignore(#[from] IgnoreError),
+    /// The folder has more than the host accepts.
+    #[error(
+        "{} has {found} {what}, and the host accepts {limit}; leave out in .dockerignore what the build does not need",
+        folder.display()
+    )]
+    Limit {
+        /// The folder.
+        folder: PathBuf,
+        /// What there is too much of.
+        what: &'static str,
+        /// How much there is.
+        found: u64,
+        /// How much is accepted.
+        limit: u64,
+    },
+    /// The zip cannot be written.
+    #[error("writing the zip: {0}")]
+    Write(#[source] io::Error),
+}
+
+impl PackError {
+    /// Makes the error for a file that cannot be read.
+    fn read(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Read { path: path.into(), source }
     }
-    Ok(())
 }

@@ -13,7 +13,7 @@ use crate::error::Failure;
 use crate::pages::{self, PAGE};
 
 /// Default build role.
-const BUILD_ROLE: &str = "hearth-build";
+pub(crate) const BUILD_ROLE: &str = "hearth-build";
 /// Number of microVMs that are listed for an ambiguous prefix.
 const CANDIDATES: usize = 3;
 

@@ -106,6 +106,8 @@ pub enum StateReason {
     },
     /// The guest ended while its snapshot was being taken.
     TerminatedDuringSnapshot,
+    /// The app's program cannot be executed, or its user or folder does not exist: why, in one line.
+    AppNotStarted(String),
     /// The app exited by itself, with this exit status.
     AppExited(u32),
 }
@@ -117,6 +119,7 @@ impl StateReason {
         match self {
             Self::Code(code) | Self::Detailed(code, _) => Some(*code),
             Self::Hook { .. } | Self::TerminatedDuringSnapshot | Self::AppExited(_) => None,
+            Self::AppNotStarted(_) => None,
         }
     }
 
@@ -141,6 +144,7 @@ impl fmt::Display for StateReason {
             Self::TerminatedDuringSnapshot => {
                 f.write_str("MicroVM terminated while its snapshot was being taken")
             }
+            Self::AppNotStarted(why) => write!(f, "The app could not be started: {why}"),
             Self::AppExited(code) => write!(f, "Container Stopped with Exit Code: {code}"),
             Self::Hook { hook, outcome: HookOutcome::TimedOut, timeout } => {
                 write!(f, "{hook} hook invocation timed out after {}", Iso8601(*timeout))

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use crate::daemon::IMAGE;
 use crate::support::Host;
+use hearth_proto::host::v1::ArtifactLimits;
 use hearth_proto::microvms::v1::code_artifact::Artifact;
 use serde_json::json;
 
@@ -85,9 +86,86 @@ async fn every_member_of_a_version_can_be_said() {
     assert_eq!(hooks.microvm_image_hooks.unwrap().ready_timeout_in_seconds, Some(120));
     assert!(seen.logging.is_some());
     assert_eq!((seen.description.as_deref(), seen.client_token.as_deref()), (Some("d"), Some("t")));
-    host.out("image update demo s3://b/k -d").await;
-    let updated = host.daemon.seen.lock().unwrap().updated.take().unwrap();
-    assert_eq!(updated.image_identifier.as_deref(), Some(IMAGE));
+}
+
+#[tokio::test]
+async fn an_update_says_what_will_be_gone_or_keeps_it() {
+    let host = Host::start();
+    let done = host.run("image update demo s3://b/k -d").await;
+    assert_eq!(done.status, 0, "{}", done.err);
+    assert_eq!(
+        done.err,
+        "warning: demo 1.0 has what the next version will not have, since it is not given again; --keep takes it over:\n  \
+         memory     512 MiB (it becomes 2048 MiB)\n  variables  PASSWORD\n"
+    );
+    let updated = || host.daemon.seen.lock().unwrap().updated.take().unwrap();
+    let request = updated();
+    assert_eq!(request.image_identifier.as_deref(), Some(IMAGE));
+    assert_eq!((request.resources.len(), request.environment_variables.len()), (0, 0));
+    assert!(
+        request.base_image_arn.is_some() && request.build_role_arn.unwrap().ends_with(":role/hearth-build")
+    );
+
+    host.out("image update demo s3://b/k -d --keep --env A=1").await;
+    let request = updated();
+    assert_eq!(request.resources[0].minimum_memory_in_mib, Some(512));
+    let variables = [("A".to_owned(), "1".to_owned()), ("PASSWORD".to_owned(), "hidden".to_owned())];
+    assert_eq!(request.environment_variables, variables.into());
+    assert_eq!(request.base_image_version, None, "the newest");
+    // What is given again, and who wants no words, is not warned.
+    host.out("image update demo s3://b/k -d --memory 1024 --env PASSWORD=other").await;
+    host.out("image update demo s3://b/k -d -q").await;
+
+    // Who may not see the version before can update, but not keep.
+    host.out("image update hidden s3://b/k -d").await;
+    let (status, text) = host.error("image update hidden s3://b/k -d --keep").await;
+    assert!(status == 1 && text.contains("cannot get the image hidden: not allowed"), "{text}");
+}
+
+#[tokio::test]
+async fn what_dockerignore_names_is_not_sent_and_what_cannot_be_sent_is_said() {
+    let host = Host::start();
+    let folder = folder(&host);
+    let path = |name: &str| std::path::Path::new(&folder).join(name);
+    std::fs::create_dir_all(path(".venv/bin")).unwrap();
+    std::os::unix::fs::symlink("/usr/bin/python3", path(".venv/bin/python")).unwrap();
+    std::os::unix::fs::symlink("/usr/bin/python3", path("python")).unwrap();
+    std::fs::write(path(".dockerignore"), ".venv\ndata\n").unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(path("app.sock")).unwrap();
+    let done = host.run(&format!("image create demo {folder} --detach")).await;
+    assert_eq!((done.status, done.err.as_str()), (0, "not sent: app.sock is a socket\n"));
+    let (_, bytes) = host.daemon.seen.lock().unwrap().artifact.take().unwrap();
+    let zip = zip::ZipArchive::new(Cursor::new(bytes)).unwrap();
+    let mut names: Vec<_> = zip.file_names().map(|name| name.unwrap().into_owned()).collect();
+    names.sort();
+    assert_eq!(names, [".dockerignore", "Dockerfile", "bin/", "bin/run", "python"]);
+}
+
+#[tokio::test]
+async fn what_the_host_would_refuse_is_not_sent() {
+    let host = Host::start();
+    let folder = folder(&host);
+    let most = ArtifactLimits {
+        max_entries: 4,
+        max_unpacked_bytes: 1 << 20,
+        max_directory_bytes: 1 << 20,
+        max_zip_bytes: 1 << 20,
+    };
+    for (limits, words) in [
+        (
+            ArtifactLimits { max_entries: 3, ..most },
+            "has 4 files, folders and links that .dockerignore does not leave out",
+        ),
+        (ArtifactLimits { max_unpacked_bytes: 1000, ..most }, "bytes in files"),
+        (ArtifactLimits { max_zip_bytes: 1000, ..most }, "and the host accepts 1000 B"),
+    ] {
+        *host.daemon.limits.lock().unwrap() = Some(limits);
+        let (status, text) = host.error(&format!("image create demo {folder}")).await;
+        assert!(status == 1 && text.contains(words), "{text}");
+        assert_eq!(host.daemon.seen.lock().unwrap().artifact, None);
+    }
+    *host.daemon.limits.lock().unwrap() = Some(most);
+    assert_eq!(host.run(&format!("image create demo {folder} -d")).await.status, 0);
 }
 
 #[tokio::test]

@@ -116,3 +116,20 @@ async fn a_signal_leaves_a_good_terminal_behind() {
     assert!(killed.success());
     terminal.end(143).await;
 }
+
+#[tokio::test]
+async fn an_upload_is_shown_on_a_terminal() {
+    let host = Host::start();
+    let folder = host.folder.path().join("app");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("Dockerfile"), "FROM scratch\n").unwrap();
+    let mut command = Command::new("script");
+    let hearth = env!("CARGO_BIN_EXE_hearth");
+    command.args(["-qec", &format!("{hearth} image create demo {} -d", folder.display()), "/dev/null"]);
+    command.env_clear().env("PATH", "/usr/bin:/bin").env("SHELL", "/bin/sh").env("TERM", "xterm");
+    command.env("HOME", host.folder.path()).env("HEARTH_ENDPOINT", &host.endpoint).stdin(Stdio::null());
+    let output = command.kill_on_drop(true).output().await.unwrap();
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(shown.contains("uploading [") && shown.contains("uploaded "), "{shown}");
+    assert!(shown.ends_with("demo 1.0 CREATING; hearth image watch demo\r\n"), "{shown}");
+}

@@ -243,6 +243,44 @@ mod tests {
         }
     }
 
+    /// Contexts of builds have links that lead anywhere.
+    #[test]
+    fn nothing_is_written_through_a_link() {
+        use EntryType::{Directory, Link, Regular, Symlink};
+        let outer = tempfile::tempdir().unwrap();
+        let out = outer.path().join("out");
+        fs::create_dir(&out).unwrap();
+        fs::write(out.join("file"), "mine").unwrap();
+        fs::set_permissions(&out, fs::Permissions::from_mode(0o711)).unwrap();
+        let to = |name: &str| out.join(name).to_str().unwrap().to_owned();
+        let (folder, file, absent) = (to(""), to("file"), to("absent"));
+        let cases: [&[(&str, EntryType, &str)]; 8] = [
+            &[("l", Symlink, &folder), ("l/x", Regular, "x")],
+            &[("l", Symlink, &folder), ("l/file", Regular, "x")],
+            &[("l", Symlink, &folder), ("l/deep/x", Regular, "x")],
+            &[("l", Symlink, &folder), ("l", Directory, "")],
+            &[("l", Symlink, &absent), ("l/x", Regular, "x")],
+            &[("l", Symlink, &absent), ("l/deep/x", Directory, "")],
+            &[("a/l", Symlink, "../../out"), ("a/l/x", Symlink, "y")],
+            &[("l", Symlink, &folder), ("hard", Link, "l/file"), ("hard", Regular, "x")],
+        ];
+        for (number, entries) in cases.into_iter().enumerate() {
+            let bytes = archive(entries);
+            let into = outer.path().join(format!("in{number}"));
+            assert!(unpack_from(&mut bytes.as_slice(), &into).is_err(), "{entries:?}");
+        }
+        // What takes the place of a link replaces it, and not what it leads to.
+        let bytes = archive(&[("l", Symlink, &file), ("l", Regular, "x"), ("dead", Symlink, &absent)]);
+        let into = outer.path().join("in");
+        unpack_from(&mut bytes.as_slice(), &into).unwrap();
+        assert_eq!(fs::read_to_string(into.join("l")).unwrap(), "x");
+        assert_eq!(fs::read_link(into.join("dead")).unwrap().to_str(), Some(absent.as_str()));
+        let left: Vec<_> = fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["file"]);
+        assert_eq!(fs::read_to_string(out.join("file")).unwrap(), "mine");
+        assert_eq!(fs::metadata(&out).unwrap().mode() & 0o7777, 0o711);
+    }
+
     #[test]
     fn devices_and_damaged_archives_are_refused() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,17 +1,14 @@
 //! From a process of the agent to a program in the container.
 
 use std::convert::Infallible;
-use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
 
 use hearth_proto::guest::v1::Process;
 
 use super::job::Run;
 use super::user::User;
-use super::{capabilities, prepare, seccomp};
+use super::{capabilities, execute, prepare, seccomp};
 use crate::refusal::{Context as _, Refusal};
 use crate::system::{c_string, check, check_long};
 
@@ -54,7 +51,7 @@ pub fn launch(job: &Run) -> Result<Infallible, Refusal> {
     let variables = environment_of(&environment)
         .map_err(|_| Refusal::invalid("an environment variable contains a zero byte"))?;
     restore_signals();
-    Err(execute(program, &arguments, &variables, search_path(&environment)))
+    Err(execute::execute(program, &arguments, &variables, search_path(&environment)))
 }
 
 /// The process's environment; PATH and HOME are added where missing.
@@ -132,43 +129,6 @@ fn restore_signals() {
         }
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
-    }
-}
-
-/// Executes the program, which is searched in `path` if its name has no slash. Returns why it cannot be executed.
-fn execute(program: &str, arguments: &[CString], environment: &[CString], path: &str) -> Refusal {
-    let pointers = |texts: &[CString]| {
-        texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>()
-    };
-    let (arguments, environment) = (pointers(arguments), pointers(environment));
-    let folders: Vec<&str> = if program.contains('/') { vec![""] } else { path.split(':').collect() };
-    let mut refusal = None;
-    for folder in folders {
-        let candidate = if folder.is_empty() { program.into() } else { Path::new(folder).join(program) };
-        let Ok(candidate) = CString::new(candidate.as_os_str().as_bytes()) else { continue };
-        // SAFETY: the pointers are to strings and to lists of strings that end with a null pointer; all of them live on.
-        unsafe { libc::execve(candidate.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
-        let error = io::Error::last_os_error();
-        match error.raw_os_error() {
-            Some(libc::ENOENT | libc::ENOTDIR) => {
-                // The program exists, but the interpreter that its first line or its ELF header names does not.
-                if candidate.to_str().is_ok_and(|path| Path::new(path).exists()) {
-                    refusal.get_or_insert(error);
-                }
-            }
-            Some(libc::EACCES) => drop(refusal.get_or_insert(error)),
-            _ => return Refusal::system(format!("executing {}", candidate.to_string_lossy()), &error),
-        }
-    }
-    match refusal {
-        Some(error) if error.raw_os_error() == Some(libc::EACCES) => {
-            Refusal::not_found(format!("{program:?} is no program that this user may execute: {error}"))
-        }
-        Some(error) => Refusal::not_found(format!(
-            "{program:?} is there, but not the interpreter that it names: {error}"
-        )),
-        None if program.contains('/') => Refusal::not_found(format!("there is no program {program:?}")),
-        None => Refusal::not_found(format!("there is no program {program:?} in PATH ({path})")),
     }
 }
 

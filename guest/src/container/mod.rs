@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!   prepare   mounts the root disk and the rest in new namespaces, waits until the agent holds them     prepare.rs
-//!   run       enters them, takes user, capabilities, filter and terminal, executes the program          launch.rs
+//!   run       enters them, takes user, capabilities, filter and terminal, executes the program          launch.rs, execute/
 //!   unpack    enters them, unpacks a tar archive from stdin                                             archive.rs
 //!   pack      enters them, packs an archive to stdout                                                   archive.rs
 //!   release   enters them, unmounts all file systems                                                    prepare.rs
@@ -21,6 +21,7 @@
 
 pub mod archive;
 pub mod capabilities;
+mod execute;
 pub mod files;
 pub mod job;
 pub mod launch;

@@ -21,14 +21,70 @@ fn streams_and_statuses_come_apart() {
     assert_eq!(finished.result, Ok(Exited { code: 137, signal: 9 }));
     let finished = guest.run(process(&["no-such-program"]));
     assert_eq!(finished.result.unwrap_err().code(), FailureCode::NotFound);
-    let finished = guest.run(process(&["/etc/passwd"]));
-    assert_eq!(finished.result.unwrap_err().code(), FailureCode::NotFound);
 
     let mut count = guest.exec(shell("tr -d y | wc -c"), None, false);
     count.send_all(&b"xy".repeat(1_500_000));
     assert_eq!(count.finish().success("wc"), "1500000\n");
     let large = guest.run(shell("head -c 5000000 /dev/zero"));
     assert_eq!(large.success("head").len(), 5_000_000);
+    guest.power_off();
+}
+
+#[test]
+fn a_program_that_cannot_be_executed_is_named_with_what_is_wrong() {
+    let Some(guest) = idle() else { return };
+    // The head of a program for x86-64, and of one for arm64 with a loader that is not there.
+    let elf = |machine: &str, rest: &str| {
+        format!("printf '\\177ELF\\2\\1\\1\\0\\0\\0\\0\\0\\0\\0\\0\\0\\2\\0\\{machine}\\0{rest}' > /x/app")
+    };
+    let script = |line: &str| format!("printf '{line}\\n' > /x/app");
+    for (make, mode, code, expected) in [
+        (
+            elf("76", ""),
+            755,
+            FailureCode::Invalid,
+            "Exec format error: /x/app is built for x86-64, microVMs are arm64",
+        ),
+        (
+            script("echo hi"),
+            755,
+            FailureCode::Invalid,
+            "Exec format error: /x/app is a script without \"#!\" in its first line",
+        ),
+        (script("#!/bin/bash"), 755, FailureCode::NotFound, "no such file: interpreter /bin/bash of /x/app"),
+        (
+            script("#!/bin/sh\\r"),
+            755,
+            FailureCode::NotFound,
+            "no such file: interpreter /bin/sh\\r of /x/app (its first line ends with a carriage return",
+        ),
+        (
+            script("#!/bin/sh"),
+            644,
+            FailureCode::Invalid,
+            "permission denied: /x/app is not executable (mode 0644)",
+        ),
+        ("mkdir /x/app".to_owned(), 755, FailureCode::Invalid, "permission denied: /x/app is a folder"),
+        (
+            "ln -s nowhere /x/link; touch /x/app".to_owned(),
+            755,
+            FailureCode::Invalid,
+            "Exec format error: /x/app is empty",
+        ),
+    ] {
+        guest.sh(&format!("rm -rf /x; mkdir /x; {make}; chmod {mode} /x/app"));
+        let failure = guest.run(process(&["/x/app"])).result.unwrap_err();
+        assert!(failure.message.starts_with(expected), "{}", failure.message);
+        assert_eq!(failure.code(), code, "{}", failure.message);
+    }
+    let failure = guest.run(process(&["/x/link"])).result.unwrap_err();
+    assert_eq!(failure.message, "no such file: /x/link (a link whose target does not exist)");
+    let failure = guest.run(process(&["no-such-program"])).result.unwrap_err();
+    assert!(
+        failure.message.starts_with("no such program: no-such-program is in no folder of PATH (/"),
+        "{}",
+        failure.message
+    );
     guest.power_off();
 }
 

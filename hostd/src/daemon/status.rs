@@ -63,6 +63,7 @@ impl HostStatusSource {
         let pools = self.platform.pools().into_iter();
         let states = self.microvms.states().into_iter().filter(|(_, count)| *count > 0);
         HostStatus {
+            artifact_limits: None, // the service knows them
             endpoint: self.endpoint.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             region: self.config.region.clone(),

@@ -10,7 +10,8 @@
 //! | close 1000, `shell exited` | server | end of the session |
 //!
 //! `?ext=1` enables extensions: text `{"type":"exec","command":[…]}` as the client's first frame runs this command
-//! instead of a shell, and text `{"type":"exit","code":N}` precedes the close frame.
+//! instead of a shell, and text `{"type":"exit","code":N}` precedes the close frame. A command that cannot be executed is told as a
+//! shell tells it: why, on the terminal, and the status 127 where there is none, else 126.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use hearth_host::agent::AgentError;
 use hearth_host::agent::exec::{Event, Events, Stdin};
+use hearth_proto::guest::v1::FailureCode;
 use hyper::header::{HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Request, Response, StatusCode};
@@ -298,7 +300,25 @@ async fn run(
             }
             Ok(Ended { reason: EXITED.to_owned(), exit: Some(code) })
         }
-        Err(error) => Ok(failed(error.to_string())),
+        Err(error) => match status_of(&error).filter(|_| extended) {
+            // A close frame has no room for why.
+            Some(code) => {
+                send_message(sink, Message::binary(format!("{error}\r\n"))).await?;
+                let exit = json!({ "type": "exit", "code": code });
+                send_message(sink, Message::text(exit.to_string())).await?;
+                Ok(Ended { reason: EXITED.to_owned(), exit: Some(code) })
+            }
+            None => Ok(failed(error.to_string())),
+        },
+    }
+}
+
+/// The status with which a shell reports that a command could not be executed; none if that is not the command's fault.
+fn status_of(error: &AgentError) -> Option<u32> {
+    match error {
+        AgentError::Refused { code: FailureCode::NotFound, .. } => Some(127),
+        AgentError::Refused { code: FailureCode::Invalid, .. } => Some(126),
+        _ => None,
     }
 }
 

@@ -123,7 +123,9 @@ async fn an_image_from_its_first_build_to_after_its_deletion() {
 async fn a_build_that_fails_says_why_and_leaves_no_version_to_run() {
     let Some(daemon) = Daemon::start().await else { return };
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("README"), "no Dockerfile here").unwrap();
+    // As code hosts make them: all is in one folder.
+    fs::create_dir(folder.path().join("app-main")).unwrap();
+    fs::write(folder.path().join("app-main/Dockerfile"), "FROM scratch\n").unwrap();
     let mut zip = tempfile::NamedTempFile::new().unwrap();
     let file = zip.as_file_mut().try_clone().unwrap();
     hearth_image_builder::artifact::zip::pack(folder.path(), file).unwrap();
@@ -140,8 +142,10 @@ async fn a_build_that_fails_says_why_and_leaves_no_version_to_run() {
     };
     let failed = daemon.api().get_microvm_image_version(failed).await.unwrap().into_inner();
     assert_eq!(failed.state(), microvm_image_version_state::Value::Failed);
-    println!("a build without a Dockerfile: {:?}", failed.state_reason);
-    assert!(failed.state_reason.is_some_and(|reason| reason.contains("Dockerfile")));
+    let reason = failed.state_reason.unwrap_or_default();
+    let expected =
+        "ARCHIVE_DOCKERFILE_NOT_FOUND: The archive has no Dockerfile at its root, but app-main/Dockerfile: ";
+    assert!(reason.starts_with(expected) && reason.contains("cd app-main && zip"), "{reason}");
     assert_eq!(daemon.launch(request(&arn)).await.unwrap_err().code(), Code::NotFound);
     let delete = DeleteMicrovmImageRequest { image_identifier: Some(arn) };
     daemon.api().delete_microvm_image(delete).await.unwrap();

@@ -20,7 +20,7 @@ use super::identity::{Identity, random_id};
 use super::request::BuildRequest;
 use super::stage::{Allotment, Host, Stage, is_users_fault};
 use super::workspace::Workspace;
-use crate::failure::{FailureCode, StateReason};
+use crate::failure::StateReason;
 use crate::image::App;
 use hearth_base::Base;
 
@@ -109,9 +109,9 @@ impl Job<'_> {
         match control.start_app(self.app.process()).await {
             Ok(()) => Ok((stage, control)),
             Err(error) if is_users_fault(&error) => {
-                let line = format!("The app could not be started: {error}");
-                self.host.sink.log(LogStream::Snapshot, LogSource::Stderr, line.as_bytes());
-                Err(BuildError::failed(FailureCode::ContainerBuildFailed, line))
+                let reason = StateReason::AppNotStarted(one_line(&error.to_string()));
+                self.host.sink.log(LogStream::Snapshot, LogSource::Stderr, reason.sentence().as_bytes());
+                Err(BuildError::failed(reason, ""))
             }
             Err(error) => Err(error.into()),
         }
@@ -166,6 +166,14 @@ impl Job<'_> {
         taken.map_err(|error| BuildError::Platform(format!("taking the snapshot: {error}")))?;
         Ok(())
     }
+}
+
+/// A guest's text as one line of bounded length.
+fn one_line(text: &str) -> String {
+    const MOST: usize = 1000;
+    let shown =
+        |character: char| if character.is_control() { char::REPLACEMENT_CHARACTER } else { character };
+    text.chars().take(MOST).map(shown).collect()
 }
 
 fn terminated(stage: &Stage) -> BuildError {

@@ -232,7 +232,14 @@ impl Drop for Stage {
     }
 }
 
-/// Whether the agent reports a mistake of the user: a program, user or folder that does not exist.
+/// Whether the agent reports a mistake of the user: a program, user or folder that does not exist, or a program that cannot be executed.
 pub(super) fn is_users_fault(error: &AgentError) -> bool {
-    matches!(error, AgentError::Refused { code: AgentFailure::NotFound | AgentFailure::Invalid, .. })
+    match error {
+        AgentError::Refused { code: AgentFailure::NotFound | AgentFailure::Invalid, .. } => true,
+        // So says the agent of bases of release 0.2.
+        AgentError::Refused { code: AgentFailure::System, message } => {
+            message.starts_with("executing ") && message.contains("Exec format error")
+        }
+        _ => false,
+    }
 }

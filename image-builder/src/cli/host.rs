@@ -151,7 +151,10 @@ impl NamedArtifact {
             path.with_context(|| format!("{artifact}: neither a URI like s3://bucket/key nor a file here"))?;
         if path.is_dir() {
             let zip = NamedTempFile::with_suffix(".zip").context("making a zip of the folder")?;
-            zip::pack(&path, zip.reopen()?).with_context(|| format!("zipping {artifact}"))?;
+            let packed = zip::pack(&path, zip.reopen()?).with_context(|| format!("zipping {artifact}"))?;
+            for special in packed.left_out {
+                eprintln!("not packed: {} is {}", special.name.escape_debug(), special.kind);
+            }
             return Ok(Self { uri: file_uri(zip.path())?, _zip: Some(zip) });
         }
         Ok(Self { uri: file_uri(&path)?, _zip: None })

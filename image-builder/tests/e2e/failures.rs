@@ -1,5 +1,9 @@
 //! Builds that must fail, and why.
 
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+
 use hearth_host::network::Egress;
 use hearth_image_builder::build::{BuildError, LogStream, Step};
 use hearth_image_builder::failure::{FailureCode, StateReason};
@@ -88,6 +92,59 @@ async fn an_app_that_ends_before_it_is_ready_fails_with_its_exit_code() {
     let (built, events) = site.build(&request).await;
     assert_eq!(built.unwrap_err().state_reason(), "Container Stopped with Exit Code: 3");
     assert_eq!(events.lines(LogStream::Snapshot), ["last words"]);
+}
+
+/// Builds an image whose app cannot be executed; checks that reason and log say why.
+async fn not_started(site: &Site, context: &Path, name: &str, why: &str) {
+    let mut request = site.request(context, name);
+    request.egress = Egress::None;
+    let (built, events) = site.build(&request).await;
+    let error = built.unwrap_err();
+    let expected = format!("The app could not be started: {why}");
+    assert!(error.state_reason().starts_with(&expected), "{}", error.state_reason());
+    assert_eq!(events.lines(LogStream::Snapshot), [error.state_reason()]);
+}
+
+#[tokio::test]
+async fn a_script_without_an_interpreter_is_the_apps_failure_and_links_of_the_context_are_content() {
+    let Some(site) = Site::new() else { return };
+    let context = site.dockerfile(
+        "script",
+        "FROM hearth/debian:13\nCOPY . /srv\n\
+         RUN test \"$(readlink /srv/python)\" = /usr/bin/python3 && test \"$(readlink /srv/a/up)\" = ../../no/where \\\n\
+         && test ! -e /srv/.venv && test -e /srv/.dockerignore\nCMD [\"/srv/app\"]\n",
+    );
+    for folder in ["a", ".venv"] {
+        fs::create_dir(context.join(folder)).unwrap();
+    }
+    fs::write(context.join(".dockerignore"), ".venv\n").unwrap();
+    fs::write(context.join("app"), "echo hi\nsleep 1000\n").unwrap();
+    fs::set_permissions(context.join("app"), fs::Permissions::from_mode(0o755)).unwrap();
+    for (link, target) in
+        [("python", "/usr/bin/python3"), ("a/up", "../../no/where"), (".venv/python", "/usr/bin/python3")]
+    {
+        symlink(target, context.join(link)).unwrap();
+    }
+    not_started(&site, &context, "script", "Exec format error: /srv/app is a script without \"#!\"").await;
+}
+
+#[tokio::test]
+async fn a_program_for_another_processor_is_the_apps_failure() {
+    let Some(site) = Site::new() else { return };
+    let context = site.dockerfile("foreign", "FROM scratch\nCOPY app /app\nCMD [\"/app\"]\n");
+    let mut program = b"\x7fELF\x02\x01\x01".to_vec();
+    program.resize(16, 0);
+    program.extend([2, 0, 62, 0]); // an executable for x86-64
+    program.resize(64, 0);
+    fs::write(context.join("app"), program).unwrap();
+    fs::set_permissions(context.join("app"), fs::Permissions::from_mode(0o755)).unwrap();
+    not_started(
+        &site,
+        &context,
+        "foreign",
+        "Exec format error: /app is built for x86-64, microVMs are arm64",
+    )
+    .await;
 }
 
 #[tokio::test]

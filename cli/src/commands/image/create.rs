@@ -8,7 +8,7 @@ use hearth_proto::microvms::v1::{
 
 use super::super::Context;
 use super::options::VersionOptions;
-use super::watch;
+use super::{before, watch};
 use crate::error::Failure;
 use crate::live::OutputStream;
 use crate::parse;
@@ -31,13 +31,18 @@ pub(crate) struct Create {
 
 /// Build the next version of an image and watch it
 ///
-/// Nothing is taken over from the version before: memory, hooks, variables and all else must be given again.
+/// Nothing is taken over from the version before – memory, hooks, variables and all else must be given again –, unless --keep
+/// says so. What is not given again is listed before the build.
 #[derive(Debug, Args)]
 pub(crate) struct Update {
     /// Name or ARN of the image
     image: String,
     /// A folder or a zip with a Dockerfile, s3://BUCKET/KEY, or the name of a container image
     artifact: String,
+    /// Take over what is not given from the newest active version, or the newest if none is active; the base's version is the
+    /// newest all the same
+    #[arg(long)]
+    keep: bool,
     #[command(flatten)]
     options: VersionOptions,
 }
@@ -49,7 +54,8 @@ impl Create {
 
     pub(super) async fn execute(self, context: &Context) -> Result<(), Failure> {
         let client = &context.client;
-        let version = self.options.request(context, &self.name, &self.artifact).await?;
+        let given = self.options.given(context, String::new()).await?;
+        let version = self.options.complete(context, (&self.name, &self.artifact), given).await?;
         let request = CreateMicrovmImageRequest {
             name: Some(self.name.clone()),
             base_image_arn: version.base_image_arn,
@@ -82,8 +88,16 @@ impl Update {
 
     pub(super) async fn execute(self, context: &Context) -> Result<(), Failure> {
         let client = &context.client;
+        let image = client.image(&self.image).await?;
+        let before = before::version(client, &image, self.keep).await?;
+        let mut given = self.options.given(context, image).await?;
+        match &before {
+            Some(before) if self.keep => before::keep(&mut given, before, self.options.has_hooks_port()),
+            Some(before) if !context.out.quiet => before::warn(&self.image, &given, before)?,
+            _ => {}
+        }
         let request: UpdateMicrovmImageRequest =
-            self.options.request(context, &self.image, &self.artifact).await?;
+            self.options.complete(context, (&self.image, &self.artifact), given).await?;
         let mut microvms = client.microvms();
         let answer = microvms.update_microvm_image(request);
         let image = client.call(format!("update the image {}", self.image), answer).await?;

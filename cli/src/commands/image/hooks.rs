@@ -36,6 +36,11 @@ fn state(hook: Option<Option<i32>>) -> Option<i32> {
 }
 
 impl HookOptions {
+    /// Whether the port is given.
+    pub(super) fn has_port(&self) -> bool {
+        self.hooks_port.is_some()
+    }
+
     pub(super) fn hooks(&self) -> Option<Hooks> {
         let image = MicrovmImageHooks {
             ready: state(self.ready),

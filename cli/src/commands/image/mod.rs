@@ -1,10 +1,11 @@
 //! `hearth image`: images, their versions and builds.
 //!
-//! * [`create`] – create and update; [`options`] – options of both; [`hooks`] – options of hooks
+//! * [`create`] – create and update; [`options`] – options of both; [`hooks`] – options of hooks; [`before`] – what an update takes over
 //! * [`list`] – ls, get, rm
 //! * [`versions`] – versions; [`builds`] – builds
 //! * [`watch`] – a build under way
 
+mod before;
 mod builds;
 mod create;
 mod hooks;

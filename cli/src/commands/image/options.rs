@@ -71,24 +71,26 @@ enum ArchitectureName {
 }
 
 impl VersionOptions {
-    /// The request for `artifact`, which is uploaded if necessary. Fields that only creation has are set by the caller.
-    pub(super) async fn request(
+    /// The request with what the options say, and nothing else: no defaults, and no artifact.
+    pub(super) async fn given(
         &self,
         context: &Context,
-        image: &str,
-        artifact: &str,
+        image_identifier: String,
     ) -> Result<UpdateMicrovmImageRequest, Failure> {
         let client = &context.client;
         let environment_variables = self.environment()?;
         let (base, base_version) = self.base.as_deref().map(with_version).unzip();
-        let base_version = self.base_version.clone().or(base_version.flatten().map(str::to_owned));
-        let base_image_arn = client.base_or_newest(base).await?;
-        let build_role_arn = client.build_role(self.build_role.as_deref()).await?;
+        let base_image_version = self.base_version.clone().or(base_version.flatten().map(str::to_owned));
+        let base_image_arn = match base {
+            Some(base) => Some(client.base(base).await?),
+            None => None,
+        };
+        let build_role_arn = match &self.build_role {
+            Some(role) => Some(client.role(role).await?),
+            None => None,
+        };
         let egress: Vec<_> = self.egress.iter().cloned().collect();
         let egress_network_connectors = client.connectors(&egress).await?;
-        let image_identifier = client.image(image).await?;
-        let quiet = context.out.quiet;
-        let uri = Artifact::find(artifact)?.uri(client, resource_name(image), quiet).await?;
         let architecture = self.architecture.map(|name| match name {
             ArchitectureName::Arm64 => Architecture::Arm64,
             ArchitectureName::X8664 => Architecture::X8664,
@@ -98,10 +100,10 @@ impl VersionOptions {
         let resources = self.memory.map(|mib| Resources { minimum_memory_in_mib: Some(mib) });
         Ok(UpdateMicrovmImageRequest {
             image_identifier: Some(image_identifier),
-            base_image_arn: Some(base_image_arn),
-            base_image_version: base_version,
-            build_role_arn: Some(build_role_arn),
-            code_artifact: Some(CodeArtifact { artifact: Some(Source::Uri(uri)) }),
+            base_image_arn,
+            base_image_version,
+            build_role_arn,
+            code_artifact: None,
             description: self.description.clone(),
             resources: resources.into_iter().collect(),
             cpu_configurations: architecture.map(cpu).into_iter().collect(),
@@ -113,6 +115,36 @@ impl VersionOptions {
             client_token: self.client_token.clone(),
             kms_key_identifier: None,
         })
+    }
+
+    /// The request that is sent: with the defaults of what is still missing, and with the artifact, which is uploaded if necessary.
+    pub(super) async fn complete(
+        &self,
+        context: &Context,
+        (image, artifact): (&str, &str),
+        given: UpdateMicrovmImageRequest,
+    ) -> Result<UpdateMicrovmImageRequest, Failure> {
+        let client = &context.client;
+        let base_image_arn = match given.base_image_arn {
+            Some(base) => base,
+            None => client.base_or_newest(None).await?,
+        };
+        let build_role_arn = match given.build_role_arn {
+            Some(role) => role,
+            None => client.build_role(None).await?,
+        };
+        let uri = Artifact::find(artifact)?.uri(client, resource_name(image), context.out.quiet).await?;
+        Ok(UpdateMicrovmImageRequest {
+            base_image_arn: Some(base_image_arn),
+            build_role_arn: Some(build_role_arn),
+            code_artifact: Some(CodeArtifact { artifact: Some(Source::Uri(uri)) }),
+            ..given
+        })
+    }
+
+    /// Whether the port of hooks is given.
+    pub(super) fn has_hooks_port(&self) -> bool {
+        self.hooks.has_port()
     }
 
     /// Checks the options as far as possible without a request.

@@ -54,6 +54,7 @@ impl HostService for Daemon {
             disk_free_bytes: 1 << 39,
             kernel: "6.12".into(),
             endpoint: self.endpoint.lock().unwrap().clone(),
+            artifact_limits: *self.limits.lock().unwrap(),
             ..host::HostStatus::default()
         })
     }

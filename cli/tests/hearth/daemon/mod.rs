@@ -32,6 +32,8 @@ pub(crate) struct Daemon {
     pub(crate) seen: Arc<Mutex<Seen>>,
     /// Address of its endpoints.
     pub(crate) endpoint: Arc<Mutex<Option<host::EndpointStatus>>>,
+    /// What a zip may have.
+    pub(crate) limits: Arc<Mutex<Option<host::ArtifactLimits>>>,
     /// Whether callers may not see the host.
     pub(crate) discreet: Arc<AtomicBool>,
 }
@@ -266,7 +268,14 @@ impl MicrovmService for Daemon {
         })
     }
 
-    async fn get_microvm_image(&self, _: Request<GetMicrovmImageRequest>) -> Answer<GetMicrovmImageResponse> {
+    async fn get_microvm_image(
+        &self,
+        request: Request<GetMicrovmImageRequest>,
+    ) -> Answer<GetMicrovmImageResponse> {
+        let name = request.into_inner().image_identifier.unwrap_or_default();
+        if name.ends_with(":hidden") {
+            return Err(Status::permission_denied("not allowed"));
+        }
         ok(GetMicrovmImageResponse {
             image_arn: IMAGE.into(),
             name: "demo".into(),

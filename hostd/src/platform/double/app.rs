@@ -75,8 +75,14 @@ async fn terminal(mut line: Line) -> Result<(), FrameError> {
     let Some(agent::open::Kind::Exec(exec)) = line.accept().await?.kind else { return Ok(()) };
     let exited = |code| Output::Exited(agent::Exited { code, ..agent::Exited::default() });
     if let Some(agent::open_exec::What::Process(process)) = exec.what
-        && !process.arguments.is_empty()
+        && let Some(program) = process.arguments.first()
     {
+        // As the agent refuses what it cannot execute.
+        if program == "/absent" {
+            let message = "no such file: /absent".to_owned();
+            let failure = agent::Failure { code: agent::FailureCode::NotFound.into(), message };
+            return line.output(Output::Failed(failure)).await;
+        }
         line.output(Output::Stdout(process.arguments.join("|").into_bytes())).await?;
         return line.output(exited(3)).await;
     }

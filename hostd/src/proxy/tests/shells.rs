@@ -80,6 +80,17 @@ async fn with_extensions_a_program_runs_and_its_exit_status_is_told() {
 }
 
 #[tokio::test]
+async fn a_command_that_cannot_be_executed_says_why_and_has_a_shells_status() {
+    let host = Host::new().await;
+    let mut socket = host.shell("/?ext=1").await;
+    socket.send(Message::text("{\"type\":\"exec\",\"command\":[\"/absent\"]}")).await.unwrap();
+    assert_eq!(shown(&mut socket).await, "no such file: /absent\r\n");
+    let exit = socket.next().await.unwrap().unwrap();
+    assert_eq!(exit.to_text().unwrap(), "{\"code\":127,\"type\":\"exit\"}");
+    assert_eq!(closed(&mut socket).await, (CloseCode::Normal, "shell exited".into()));
+}
+
+#[tokio::test]
 async fn a_shells_token_is_for_shells_and_the_others_are_not() {
     let host = Host::new().await;
     let mut client = host.http1().await;

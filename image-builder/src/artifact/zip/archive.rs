@@ -6,7 +6,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::rc::Rc;
 
 use ::zip::read::{ZipFile, ZipFileEntry};
-use ::zip::{CompressionMethod, DateTime, ZipArchive, ZipReadOptions};
+use ::zip::{CompressionMethod, DateTime, System, ZipArchive, ZipReadOptions};
 use rustix::fs::FileType;
 
 use super::names::{EntryPath, shown};
@@ -69,7 +69,8 @@ impl<'f> Archive<'f> {
         for index in 0..zip.len() {
             let entry = zip.by_index_data(index).map_err(|error| damaged(error, too_large))?;
             let name = entry.name().map_err(|error| damaged(error, too_large))?.into_owned();
-            let (path, directory) = EntryPath::parse(&name)?;
+            let unix = entry.system() == System::Unix;
+            let (path, directory) = EntryPath::parse(&name, unix)?;
             let node = node(&entry, &path, directory, index)?;
             // The sizes in headers are checked before anything is unpacked; the real ones are checked while unpacking.
             declared.spend(entry.size())?;

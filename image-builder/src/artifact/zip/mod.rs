@@ -3,16 +3,20 @@
 //! An archive comes from a user. [`check`] reads all of it and decides whether an image may be built from it; [`write_tar`] streams
 //! the same archive as a tar, which the builder microVM unpacks. No name in it becomes a path on the host.
 //!
-//! * [`names`] – names of entries, made into paths that cannot leave the root; targets of links
+//! * [`names`] – names of entries, made into paths that cannot leave the root
 //! * [`tree`] – the file tree: every path once, parents before children
 //! * [`archive`] – the archive's directory, read within bounds, and the contents of entries
 //! * [`to_tar`] – the tar
 //! * [`pack`](mod@pack) – zips made of folders
 //!
-//! Refused are: paths and links out of the root, duplicate names, entries below files or links, devices, pipes and sockets,
+//! Refused are: paths out of the root, duplicate names, entries below files or links, devices, pipes and sockets,
 //! encryption, methods other than *stored* and *deflate*, local headers that differ from the central directory, entries
 //! that overlap, contents that differ from their checksum or size, more entries, bytes, or compression than the
 //! [`Limits`] allow. Sizes are counted as they are read; sizes in headers only allow to refuse earlier.
+//!
+//! Links are content like that of files: they may lead anywhere, because nobody follows them on the host. What the archive's own
+//! `.dockerignore` leaves out is judged like the rest; the builder applies it when it copies. `hearth image create` applies it before
+//! it packs ([`mod@pack`]).
 
 mod archive;
 mod names;
@@ -27,8 +31,9 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 
 use archive::{Archive, Body};
+use names::shown;
 pub use pack::pack;
-use tree::Kind;
+use tree::{Kind, Tree};
 
 use crate::failure::{FailureCode, is_full};
 
@@ -49,7 +54,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            max_entries: 100_000,
+            max_entries: 250_000,
             max_unpacked_bytes: 16 << 30,
             max_ratio: 200,
             max_directory_bytes: 32 << 20,
@@ -78,7 +83,7 @@ pub struct ZipSummary {
 pub enum ZipError {
     /// The root has no regular file `Dockerfile`.
     #[error("The archive has no Dockerfile at its root{0}.")]
-    NoDockerfile(&'static str),
+    NoDockerfile(String),
     /// A name cannot be a path below the root.
     #[error("The archive's entry \"{name}\" is refused: {why}.")]
     Name {
@@ -87,7 +92,7 @@ pub enum ZipError {
         /// What is wrong with it.
         why: &'static str,
     },
-    /// A link leads, or may lead, out of the root.
+    /// A link has a target that no link can have.
     #[error("The archive's link \"{name}\" to \"{target}\" is refused: {why}.")]
     Link {
         /// Path of the link.
@@ -145,7 +150,10 @@ pub enum ZipError {
     #[error("The archive cannot be read: {0}.")]
     Damaged(String),
     /// The archive has more entries than allowed.
-    #[error("The archive has more than {limit} entries, or their names are too long.")]
+    #[error(
+        "The archive has more than {limit} entries, or their names are too long; leave out of it what the build does not need, also what its \
+         .dockerignore names"
+    )]
     TooManyEntries {
         /// [`Limits::max_entries`]
         limit: u64,
@@ -203,11 +211,11 @@ pub fn check(path: &Path, limits: &Limits) -> Result<ZipSummary, ZipError> {
 /// Like [`check`], for an open file; calls `goes_on` now and then.
 pub(super) fn check_file(file: &File, limits: &Limits, goes_on: &dyn Fn()) -> Result<ZipSummary, ZipError> {
     let mut archive = Archive::open(file, limits)?;
-    match archive.tree().at_root("Dockerfile") {
+    match archive.tree().kind(DOCKERFILE) {
         Some(Kind::File) => {}
-        Some(Kind::Directory) => return Err(ZipError::NoDockerfile(": there it is a directory")),
-        Some(Kind::Link) => return Err(ZipError::NoDockerfile(": there it is a symbolic link")),
-        None => return Err(ZipError::NoDockerfile("")),
+        Some(Kind::Directory) => return Err(ZipError::NoDockerfile(": there it is a directory".to_owned())),
+        Some(Kind::Link) => return Err(ZipError::NoDockerfile(": there it is a symbolic link".to_owned())),
+        None => return Err(ZipError::NoDockerfile(elsewhere(archive.tree()))),
     }
     let mut buffer = vec![0; 128 << 10];
     let mut since = 0;
@@ -228,6 +236,32 @@ pub(super) fn check_file(file: &File, limits: &Limits, goes_on: &dyn Fn()) -> Re
         Ok(())
     })?;
     Ok(summary(&archive, unpacked_bytes))
+}
+
+/// The file that every archive has at its root.
+const DOCKERFILE: &str = "Dockerfile";
+
+/// Where the Dockerfile is instead, and what to do: most archives without one have it in the folder that was archived.
+fn elsewhere(tree: &Tree) -> String {
+    let in_folder = |name: &&str| tree.kind(&format!("{name}/{DOCKERFILE}")) == Some(Kind::File);
+    if let Some(folder) = tree.roots().find(in_folder) {
+        let folder = shown(folder);
+        return format!(
+            ", but {folder}/{DOCKERFILE}: archive what is in {folder} instead of the folder itself, as (cd {folder} && zip -ry ../{folder}.zip .) does"
+        );
+    }
+    if let Some(name) = tree.roots().find(|name| name.eq_ignore_ascii_case(DOCKERFILE)) {
+        return format!(", but {}: write its name as {DOCKERFILE}", shown(name));
+    }
+    // What macOS adds is no content.
+    let mut names = tree.roots().filter(|name| !matches!(*name, "__MACOSX" | ".DS_Store"));
+    match (names.next(), names.next()) {
+        (Some(folder), None) if tree.kind(folder) == Some(Kind::Directory) => {
+            let folder = shown(folder);
+            format!(", and its only folder has no {folder}/{DOCKERFILE} either")
+        }
+        _ => String::new(),
+    }
 }
 
 /// Bytes after which a check says that it goes on.

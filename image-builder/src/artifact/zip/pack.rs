@@ -19,12 +19,14 @@ mod tests {
         fs::write(context.join("bin/run"), "#!/bin/sh\n").unwrap();
         fs::set_permissions(context.join("bin/run"), fs::Permissions::from_mode(0o755)).unwrap();
         symlink("bin/run", context.join("start")).unwrap();
+        symlink("/usr/bin/python3", context.join("bin/python")).unwrap();
+        fs::write(context.join("dev\\x2d.mount"), "").unwrap();
         let zips = ["one.zip", "two.zip"].map(|name| folder.path().join(name));
         for zip in &zips {
             pack(&context, File::create_new(zip).unwrap()).unwrap();
         }
         let [one, two] = zips.map(|zip| (check(&zip, &Limits::default()).unwrap(), fs::read(&zip).unwrap()));
         assert_eq!(one, two);
-        assert_eq!((one.0.files, one.0.directories), (2, 1));
+        assert_eq!((one.0.files, one.0.directories, one.0.links), (3, 1, 2));
     }
 }

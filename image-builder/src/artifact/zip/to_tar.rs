@@ -15,7 +15,14 @@ pub(super) fn write(archive: &mut Archive<'_>, out: impl Write) -> Result<ZipSum
         let path = path.as_str();
         let written = match body {
             Body::Directory => tar.append_data(&mut header(node, EntryType::Directory, 0), path, io::empty()),
-            Body::Link(target) => tar.append_link(&mut header(node, EntryType::Symlink, 0), path, target),
+            Body::Link(target) => {
+                let mut header = header(node, EntryType::Symlink, 0);
+                // Word for word: the other way writes the target anew, component by component.
+                match header.set_link_name_literal(target) {
+                    Ok(()) => tar.append_data(&mut header, path, io::empty()),
+                    Err(_) => tar.append_link(&mut header, path, target),
+                }
+            }
             Body::File(content) => {
                 let mut header = header(node, EntryType::Regular, content.size());
                 tar.append_data(&mut header, path, content.by_ref())

@@ -78,10 +78,15 @@ impl Tree {
         Ok(())
     }
 
-    /// Kind of the node with this name in the root directory.
-    pub(super) fn at_root(&self, name: &str) -> Option<Kind> {
-        let (path, _) = EntryPath::parse(name).ok()?;
+    /// Kind of the node with this path.
+    pub(super) fn kind(&self, path: &str) -> Option<Kind> {
+        let (path, _) = EntryPath::parse(path, true).ok()?;
         self.nodes.get(&path).map(|node| node.kind)
+    }
+
+    /// Names in the root directory.
+    pub(super) fn roots(&self) -> impl Iterator<Item = &str> {
+        self.nodes.keys().map(EntryPath::as_str).filter(|path| !path.contains('/'))
     }
 
     /// All nodes, parents before children.
@@ -103,7 +108,7 @@ mod tests {
         let mut tree = Tree::default();
         for (index, (name, kind)) in entries.iter().enumerate() {
             let node = Node { kind: *kind, mode: 0o700, mtime: 7, entry: Some(index) };
-            tree.add(EntryPath::parse(name).unwrap().0, node)?;
+            tree.add(EntryPath::parse(name, true).unwrap().0, node)?;
         }
         tree.complete(0, 10, 1000)?;
         Ok(tree)

@@ -378,9 +378,12 @@ async fn the_host_is_told_to_those_with_a_grant_and_others_get_what_clients_need
     };
     let whole = status(&[Policy::everything(), Policy::host()]).await;
     assert_eq!((whole.version.as_str(), whole.cpus, whole.microvms["RUNNING"]), ("9.9.9", 64, 7));
-    let host_api::HostStatus { region, account, profile, endpoint, account_status, .. } = whole.clone();
+    let host_api::HostStatus { region, account, profile, endpoint, account_status, artifact_limits, .. } =
+        whole.clone();
+    let none = host_api::HostStatus::default();
     let shared =
-        host_api::HostStatus { region, account, profile, endpoint, account_status, ..Default::default() };
+        host_api::HostStatus { region, account, profile, endpoint, account_status, artifact_limits, ..none };
+    assert_eq!(shared.artifact_limits.as_ref().map(|limits| limits.max_entries), Some(250_000));
     assert_eq!(shared.account, OTHER);
     assert!(shared.endpoint.as_ref().is_some_and(|endpoint| !endpoint.certificate_authority_pem.is_empty()));
     assert_eq!(shared.account_status, Some(host_api::AccountStatus::default()), "no microVM, and no limits");
