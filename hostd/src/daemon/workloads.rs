@@ -16,7 +16,7 @@ use crate::aside::Aside;
 use crate::builds::{self, Images, generation};
 use crate::config::Config;
 use crate::disk::Disk;
-use crate::driver::{DriverConfig, Microvms};
+use crate::driver::{Capacity, DriverConfig, Microvms};
 use crate::lifecycle::microvm::Rules;
 use crate::platform::Platform;
 use crate::platform::host::{HostPlatform, PlatformParts};
@@ -64,8 +64,11 @@ impl Workloads {
         let builder = open_builder(config, &artifacts, &platform, Arc::clone(&roles)).await?;
         let shared = Arc::new(platform.clone()) as Arc<dyn Platform>;
 
+        let capacity_mib = config.capacity_mib.unwrap_or_else(|| host.memory_mib() / 10 * 9);
+        let capacity = Capacity::new(capacity_mib);
         let images = Images::new(builds::Parts {
             disk: disk.clone(),
+            capacity: capacity.clone(),
             db: db.clone(),
             clock: *clock,
             events: events.clone(),
@@ -81,15 +84,15 @@ impl Workloads {
                 max_images: service.limits.images,
                 max_versions: service.limits.versions,
                 max_builds: service.limits.builds,
+                limits: config.builder.limits(),
+                details: service.profile != Profile::AwsStrict,
             },
         });
-        let capacity_mib = config.capacity_mib.unwrap_or_else(|| host.memory_mib() / 10 * 9);
         let rules = match service.profile {
             Profile::Default => Rules::default(),
             Profile::AwsStrict => Rules::AWS_STRICT,
         };
         let driver = DriverConfig {
-            capacity_mib,
             max_memory_mib: service.limits.memory_mib,
             rules,
             retention: config.terminated_retention(),
@@ -97,7 +100,8 @@ impl Workloads {
             deadlines: config.deadlines(),
         };
         let observer = MicrovmNotifications::new(events.clone(), metrics.clone(), images.clone(), *clock);
-        let microvms = Microvms::new(driver, db.clone(), *clock, shared, Arc::new(observer), faults.clone());
+        let microvms =
+            Microvms::new(driver, capacity, db.clone(), *clock, shared, Arc::new(observer), faults.clone());
         Ok(Unrecovered(Self { host, roles, platform, images, microvms, disk, artifacts, capacity_mib }))
     }
 }
