@@ -15,8 +15,9 @@ use super::harmless::harmless;
 const STEP: usize = 200;
 /// Most bytes of one of the last lines.
 const LINE: usize = 300;
-/// How many of the last lines are kept; those of the builder itself go again.
+/// How many of the last lines are kept, and bytes of each; those of the builder itself go again.
 const KEPT: usize = 24;
+const KEPT_BYTES: usize = 2048;
 /// How many of the last lines are told, and their bytes together.
 const TOLD: usize = 8;
 const TOLD_BYTES: usize = 800;
@@ -40,7 +41,8 @@ pub(super) struct Output {
     step: Option<Step>,
     /// How many steps have begun.
     steps: usize,
-    last: VecDeque<(LogSource, String)>,
+    /// As they came: most builds never look at them.
+    last: VecDeque<(LogSource, Vec<u8>)>,
     full: bool,
 }
 
@@ -105,14 +107,17 @@ impl Output {
             self.full = false;
             return;
         }
-        self.full |= is_full(&text);
-        let shown = harmless(line, if text.starts_with("Error: ") { ERROR } else { LINE });
-        if !shown.is_empty() {
-            self.last.push_back((source, shown));
+        self.full = self.full || is_full(&text);
+        // Of a line that shows progress, the end is what a terminal shows.
+        let ended = line.strip_suffix(b"\r").unwrap_or(line);
+        let shown = ended.rsplit(|byte| *byte == b'\r').next().unwrap_or(ended);
+        if shown.iter().all(u8::is_ascii_whitespace) {
+            return;
         }
-        while self.last.len() > KEPT {
+        if self.last.len() == KEPT {
             self.last.pop_front();
         }
+        self.last.push_back((source, shown.get(..KEPT_BYTES).unwrap_or(shown).to_vec()));
     }
 
     /// How many steps have begun.
@@ -122,12 +127,13 @@ impl Output {
 
     /// What it says of a builder that ended with this status.
     pub(super) fn failure(self, status: u32) -> Failure {
-        let mut lines: Vec<(LogSource, String)> = self.last.into();
+        let mut lines: Vec<(LogSource, Vec<u8>)> = self.last.into();
         // The builder's own error is the last that it writes to stderr.
         let own = lines.iter().rposition(|(source, _)| *source == LogSource::Stderr);
-        let own = own.filter(|at| lines.get(*at).is_some_and(|(_, line)| line.starts_with("Error: ")));
-        let error = own.map(|at| lines.remove(at).1).unwrap_or_default();
-        let lines = lines.into_iter().map(|(_, line)| line).filter(|line| !is_noise(line)).collect();
+        let own = own.filter(|at| lines.get(*at).is_some_and(|(_, line)| line.starts_with(b"Error: ")));
+        let error = own.map(|at| harmless(&lines.remove(at).1, ERROR)).unwrap_or_default();
+        let lines = lines.iter().map(|(_, line)| harmless(line, LINE));
+        let lines = lines.filter(|line| !line.is_empty() && !is_noise(line)).collect();
         let error = without_step(error.strip_prefix("Error: ").unwrap_or_default(), self.step.as_ref());
         let error = if is_exit(error) { String::new() } else { error.replace(CONTEXT, "") };
         Failure { step: self.step, error, lines: last_of(lines), status, full: self.full }
@@ -293,13 +299,13 @@ mod tests {
     fn the_last_lines_are_few_short_and_harmless() {
         let mut output = Output::default();
         output.line(OUT, b"STEP 1/1: RUN \x1b[2Jyes");
-        for number in 0..100_000 {
-            output.line(OUT, format!("\x1b[31m{number} {}\x07", "x".repeat(number % 5000)).as_bytes());
+        for number in 0..10_000 {
+            output.line(OUT, format!("10%\r\x1b[31m{number} {}\x07", "x".repeat(number % 5000)).as_bytes());
         }
-        assert!(output.last.len() <= KEPT);
+        assert!(output.last.len() <= KEPT && output.last.iter().all(|(_, line)| line.len() <= KEPT_BYTES));
         let failure = output.failure(1);
         assert_eq!(failure.what(), "Step 1/1 (RUN yes) ended with exit status 1.");
         let lines = failure.last_lines();
-        assert!(lines.len() < 1000 && lines.contains("99999 ") && !lines.contains('\x1b'), "{lines}");
+        assert!(lines.len() < 1000 && lines.contains("9999 ") && !lines.contains('\x1b'), "{lines}");
     }
 }
