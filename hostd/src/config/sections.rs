@@ -139,12 +139,12 @@ impl Default for BuilderConfig {
 }
 
 impl BuilderConfig {
-    /// Limits of a build.
+    /// Limits of a build on a host with this memory for microVMs, in MiB.
     #[must_use]
-    pub fn limits(&self) -> BuilderLimits {
+    pub fn limits_on(&self, capacity_mib: u64) -> BuilderLimits {
         BuilderLimits {
             memory_mib: self.memory_mib,
-            memory_max_mib: self.memory_max_mib,
+            memory_max_mib: self.memory_max_mib.min(capacity_mib),
             vcpus: self.vcpus,
             time: Duration::from_secs(self.time_seconds),
         }

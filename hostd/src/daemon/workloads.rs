@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use hearth_host::roles::RoleProvider;
 use hearth_image_builder::artifact::{Fetcher, WorkerConfig};
+use hearth_image_builder::build::settings::BuilderLimits;
 use hearth_image_builder::build::{Builder, Settings as BuilderSettings, sweep};
 use hearth_model::shape::Burst;
 
@@ -61,11 +62,11 @@ impl Workloads {
         let disk = Disk::of(&config.data, config.disk, service.limits.disk_mib)
             .with_context(|| format!("asking the file system of {}", config.data.display()))?;
         let artifacts = open_artifacts(config, db, disk.clone()).await?;
-        let builder = open_builder(config, &artifacts, &platform, Arc::clone(&roles)).await?;
+        let capacity_mib = config.capacity_mib.unwrap_or_else(|| host.memory_mib() / 10 * 9);
+        let (capacity, limits) = (Capacity::new(capacity_mib), config.builder.limits_on(capacity_mib));
+        let builder = open_builder(config, limits, &artifacts, &platform, Arc::clone(&roles)).await?;
         let shared = Arc::new(platform.clone()) as Arc<dyn Platform>;
 
-        let capacity_mib = config.capacity_mib.unwrap_or_else(|| host.memory_mib() / 10 * 9);
-        let capacity = Capacity::new(capacity_mib);
         let images = Images::new(builds::Parts {
             disk: disk.clone(),
             capacity: capacity.clone(),
@@ -84,7 +85,7 @@ impl Workloads {
                 max_images: service.limits.images,
                 max_versions: service.limits.versions,
                 max_builds: service.limits.builds,
-                limits: config.builder.limits(),
+                limits,
                 details: service.profile != Profile::AwsStrict,
             },
         });
@@ -160,6 +161,7 @@ async fn sweep_builds(config: &Config) -> Result<()> {
 /// The image builder with this host's folders, networks, user ids and control groups.
 async fn open_builder(
     config: &Config,
+    limits: BuilderLimits,
     artifacts: &Artifacts,
     platform: &HostPlatform,
     roles: Arc<RoleProvider>,
@@ -176,7 +178,7 @@ async fn open_builder(
         networks,
         resolvers,
         limits: config.limits,
-        builder: config.builder.limits(),
+        builder: limits,
     };
     if ["https_proxy", "HTTPS_PROXY"].iter().any(|name| std::env::var_os(name).is_some()) {
         tracing::warn!("HTTPS_PROXY is set: fetches of artifacts do not use it");
