@@ -14,10 +14,13 @@ if [ "$2" = onbuild ]; then
 fi
 container=$(buildah from --pull-never "$image")
 root=$(buildah mount "$container")
-for folder in dev proc sys tmp etc; do
-    [ -e "$root/$folder" ] || [ -L "$root/$folder" ] || mkdir "$root/$folder"
-done
 export SOURCE_DATE_EPOCH=315532800
+for folder in dev proc sys tmp etc; do
+    [ -e "$root/$folder" ] || [ -L "$root/$folder" ] || {
+        mkdir "$root/$folder"
+        touch -d @$SOURCE_DATE_EPOCH "$root/$folder" "$root"
+    }
+done
 if ! mke2fs -q -F -t ext4 -b 4096 -I 256 -i 32768 -m 0 -U "$1" -L hearth-root \
     -E "assume_storage_prezeroed=1,lazy_itable_init=0,lazy_journal_init=0,hash_seed=$1,root_owner=0:0" \
     -d "$root" /run/disks/vdd 2>/run/mke2fs.log; then
