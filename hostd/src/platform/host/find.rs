@@ -10,7 +10,7 @@ use hearth_host::network::Owner;
 use hearth_image_builder::image::SNAPSHOT;
 use hearth_proto::vmm::v1::MachineState;
 use hearth_vmm_api::config::rate_limiter::DeviceLimits;
-use hearth_vmm_client::{CONTROL_SOCKET, Client, snapshot};
+use hearth_vmm_client::{CONTROL_SOCKET, Client, Limited, snapshot};
 use tokio::task::spawn_blocking;
 
 use super::Host;
@@ -184,8 +184,8 @@ fn set_limits(run: &Path, limits: DeviceLimits) {
     let set = client.and_then(|client| client.with_timeout(STATUS).set_limits(limits));
     let folder = run.display();
     match set {
-        Ok(true) => {}
-        Ok(false) => {
+        Ok(Limited::All | Limited::Rates) => {}
+        Ok(Limited::Nothing) => {
             tracing::info!(%folder, "a monitor of an earlier release has no rate limits until its microVM is resumed");
         }
         Err(error) => {
