@@ -82,6 +82,16 @@ impl Usage {
         self.used().get(account).copied().unwrap_or_default()
     }
 
+    /// What all accounts use together.
+    pub(crate) fn sum(&self) -> u64 {
+        self.used().values().fold(0, |sum, amount| sum.saturating_add(*amount))
+    }
+
+    /// The accounts that use something.
+    pub(crate) fn accounts(&self) -> Vec<String> {
+        self.used().keys().cloned().collect()
+    }
+
     fn used(&self) -> MutexGuard<'_, HashMap<String, u64>> {
         self.used.lock().unwrap_or_else(poisoned)
     }

@@ -60,7 +60,12 @@ async fn host(profile: Profile, limits: Limits) -> Host {
         Microvms::new(driver, daemon.db.clone(), clock, platform, Arc::new(NoObserver), Faults::none());
     let (outside, host) = Outside::new(daemon.events.clone(), clock);
     let parts = Parts {
-        disk: Disk::of(bases.path(), DiskConfig { reserve_mib: Some(0) }, limits.disk_mib).unwrap(),
+        disk: Disk::of(
+            bases.path(),
+            DiskConfig { reserve_mib: Some(0), ..DiskConfig::default() },
+            limits.disk_mib,
+        )
+        .unwrap(),
         db: daemon.db.clone(),
         clock,
         microvms,
