@@ -39,7 +39,7 @@ pub(super) async fn is_filled_by_one_account_alone(
             ..Default::default()
         };
         let lines = hostile.host().read_logs(read).await.unwrap().into_inner();
-        (!lines.events.is_empty()).then_some(())
+        (!lines.items.is_empty()).then_some(())
     })
     .await;
     let refused = hostile.api().run_microvm(request("attacker")).await.unwrap_err();

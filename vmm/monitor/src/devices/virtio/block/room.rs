@@ -103,7 +103,7 @@ mod tests {
     fn what_takes_storage_is_admitted_up_to_the_bound_and_what_takes_none_beyond_it() {
         let file = file();
         let mut room = Room::new(Some(64 << 10));
-        let mut admit = |room: &mut Room, offset, bytes: usize| {
+        let admit = |room: &mut Room, offset, bytes: usize| {
             let admitted = room.admit(&file, offset, bytes as u64, || 0).unwrap();
             if admitted {
                 file.write_all_at(&vec![7; bytes], offset).unwrap();
