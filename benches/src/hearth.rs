@@ -59,7 +59,7 @@ fn open_disk(disk: &Disk, vsock: &Path) -> Result<DiskConfig> {
     } else {
         DiskSource::Writable(base)
     };
-    Ok(DiskConfig { source, serial: String::new(), rate_limiter: None })
+    Ok(DiskConfig { source, serial: String::new(), rate_limiter: None, room: None })
 }
 
 impl Monitor for Hearth {

@@ -187,7 +187,12 @@ impl LimitsConfig {
         let [bytes, operations] = self.disk.rates();
         let [sent, packets] = self.network.rates();
         let card = limiter(sent, packets, class_mib);
-        DeviceLimits { disk: limiter(bytes, operations, class_mib), receive: card, transmit: card }
+        DeviceLimits {
+            disk: limiter(bytes, operations, class_mib),
+            receive: card,
+            transmit: card,
+            room: None,
+        }
     }
 }
 

@@ -49,17 +49,6 @@ impl Usage {
         Ok(share)
     }
 
-    /// Whether an account may use that much more.
-    ///
-    /// # Errors
-    /// [`OverLimit`].
-    pub(crate) fn allows(&self, account: &str, amount: u64) -> Result<(), OverLimit> {
-        match self.limit {
-            Some(limit) if self.of(account).saturating_add(amount) > limit => Err(OverLimit(limit)),
-            _ => Ok(()),
-        }
-    }
-
     /// Counts something whether the account may use that much or not: for what exists already.
     pub(crate) fn take(&self, account: &str, amount: u64) -> Share {
         let mut share = self.nothing(account);
@@ -80,6 +69,16 @@ impl Usage {
     /// What an account uses.
     pub(crate) fn of(&self, account: &str) -> u64 {
         self.used().get(account).copied().unwrap_or_default()
+    }
+
+    /// What all accounts use together.
+    pub(crate) fn sum(&self) -> u64 {
+        self.used().values().fold(0, |sum, amount| sum.saturating_add(*amount))
+    }
+
+    /// The accounts that use something.
+    pub(crate) fn accounts(&self) -> Vec<String> {
+        self.used().keys().cloned().collect()
     }
 
     fn used(&self) -> MutexGuard<'_, HashMap<String, u64>> {
@@ -165,7 +164,6 @@ mod tests {
         kept.keep();
         let mut growing = usage.reserve("1", 200).unwrap();
         assert_eq!((growing.grow(13), usage.of("1")), (Err(OverLimit(512)), 500));
-        assert_eq!((usage.allows("1", 12), usage.allows("1", 13)), (Ok(()), Err(OverLimit(512))));
         growing.grow(12).unwrap();
         usage.give_back("1", 300);
         drop(growing);

@@ -66,6 +66,7 @@ fn fields(status: &HostStatus) -> String {
     fields.add("account", format!("{} in {}", status.account, status.region));
     if let Some(account) = &status.account_status {
         fields.add("account memory", used(account.memory_mib, account.max_memory_mib));
+        fields.add("account disk", disk(account.disk_bytes, account.max_disk_bytes));
         fields.maybe("account limits", limits(account));
     }
     if sees_host {
@@ -90,6 +91,11 @@ fn used(mib: i64, limit: Option<i64>) -> String {
     limit.map_or_else(|| format!("{mib} MiB"), |limit| format!("{mib} of {limit} MiB"))
 }
 
+/// Bytes of the disk in use, of what there may be.
+fn disk(taken: i64, limit: Option<i64>) -> String {
+    limit.map_or_else(|| bytes(taken), |limit| format!("{} of {}", bytes(taken), bytes(limit)))
+}
+
 /// The other limits of an account, if it has any.
 fn limits(account: &AccountStatus) -> Option<String> {
     let limits = [
@@ -110,6 +116,12 @@ fn add_host(fields: &mut Fields, status: &HostStatus) {
     fields.add("microVM memory", format!("{reserved} of {capacity} MiB reserved"));
     fields
         .add("disk", format!("{} of {} free", bytes(status.disk_free_bytes), bytes(status.disk_total_bytes)));
+    let disks = status
+        .account_disks
+        .iter()
+        .map(|disk| format!("{} {}, room for {}", disk.account, bytes(disk.bytes), bytes(disk.room_bytes)));
+    let disks: Vec<_> = disks.collect();
+    fields.maybe("account disks", (!disks.is_empty()).then(|| disks.join("; ")));
     let states = status.microvms.iter().filter(|(_, count)| **count > 0);
     let states: Vec<_> = states.map(|(state, count)| format!("{count} {state}")).collect();
     fields.add("microVMs", if states.is_empty() { "none".to_owned() } else { states.join(", ") });

@@ -20,6 +20,7 @@ async fn the_host_tells_what_it_has() {
         "account         123456789012 in eu-test-1",
         "memory          128.0 GiB",
         "microVM memory  512 of 65536 MiB reserved",
+        "account disks   123456789012 3.0 GiB, room for 400.0 GiB",
         "microVMs        1 RUNNING",
         "pools           networks 3/4",
     ] {
@@ -39,6 +40,7 @@ async fn a_caller_without_a_grant_for_the_host_sees_its_account() {
         "profile         default\n\
          account         123456789012 in eu-test-1\n\
          account memory  512 of 4096 MiB\n\
+         account disk    3.0 GiB of 20.0 GiB\n\
          account limits  2 builds at a time\n\
          host            not shown: an operator can add \"GetHostStatus\" to the actions of a policy of this key\n"
     );

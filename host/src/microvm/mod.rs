@@ -218,8 +218,8 @@ impl Microvm {
     /// # Errors
     /// [`MicrovmError`].
     pub fn boot(&self, boot: Boot) -> Result<(), MicrovmError> {
-        let DeviceLimits { disk: rate_limiter, receive, transmit } = boot.limits;
-        let disk = |source| DiskConfig { source, serial: String::new(), rate_limiter };
+        let DeviceLimits { disk: rate_limiter, receive, transmit, room } = boot.limits;
+        let disk = |source| DiskConfig { source, serial: String::new(), rate_limiter, room };
         let net = |card: Card| NetConfig {
             tap: card.tap,
             mac: card.mac,

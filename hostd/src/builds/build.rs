@@ -80,7 +80,7 @@ impl BuildFailure {
             ),
             Self::Folder { .. } => platform.to_owned(),
             // How full the host is is its operator's business.
-            Self::Disk(DiskError::Full { .. }) => {
+            Self::Disk(DiskError::Full { .. } | DiskError::Files { .. }) => {
                 format!(
                     "{platform} The host's disk is full. Delete what is not needed, or build again later."
                 )
@@ -89,6 +89,10 @@ impl BuildFailure {
                 format!(
                     "The account may take {mib} MiB of the host's disk. Delete what is not needed, and build again."
                 )
+            }
+            Self::Disk(DiskError::Share { .. }) => {
+                "The account has most of the host's disk, and the rest is for others. Delete what is not needed, and build again."
+                    .to_owned()
             }
             Self::GivenUp(tries) => format!(
                 "{platform} The build began {tries} times, and each time the host's daemon ended before the build did. It is not tried again."

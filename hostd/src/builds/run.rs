@@ -173,7 +173,10 @@ impl RunningBuild {
         let job = Job { build: self.build.clone(), request };
         let code_bytes = Arc::new(std::sync::OnceLock::new());
         let sink = self.sink(Arc::clone(&code_bytes));
-        let built = self.images.build.build(&job, sink).await;
+        let built = tokio::select! {
+            built = self.images.build.build(&job, sink) => built,
+            error = self.images.disk.ends_build(&self.key.account) => Err(BuildFailure::Disk(error)),
+        };
         built.map_err(|failure| (failure, code_bytes.get().copied()))
     }
 

@@ -151,9 +151,12 @@ impl Front {
             tokio::spawn(tokens.keep_rotating(db.clone())),
             tokio::spawn(async move { logs.keep_swept().await }),
             tokio::spawn(artifacts.keep_collected(db.clone(), *clock, kept, aside)),
-            tokio::spawn(
-                workloads.disk.clone().keep_measured(config.data.clone(), workloads.microvms.clone()),
-            ),
+            tokio::spawn(workloads.disk.clone().keep_measured(
+                config.data.clone(),
+                config.work(),
+                workloads.microvms.clone(),
+            )),
+            tokio::spawn(workloads.disk.clone().keep_leases(config.work())),
             tokio::spawn(status_source.keep_updating(metrics.clone())),
         ];
         background.extend(metrics_server.map(|server| tokio::spawn(server.serve())));

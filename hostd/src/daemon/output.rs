@@ -48,6 +48,12 @@ impl LogWriter for MicrovmLog {
         let line = Line { timestamp, source, sequence: line.sequence, message: &line.line };
         self.0.append(line).map_err(|error| error.to_string())
     }
+
+    fn notice(&self, text: &str) -> Result<(), String> {
+        let (timestamp, message) = (SystemTime::now(), text.as_bytes());
+        let line = Line { timestamp, source: Source::Stderr, sequence: 0, message };
+        self.0.append(line).map_err(|error| error.to_string())
+    }
 }
 
 /// Writes the lines of one build to one stream.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hearth_proto::host::v1::{EndpointStatus, HostStatus, Pool};
+use hearth_proto::host::v1::{AccountDisk, EndpointStatus, HostStatus, Pool};
 use prost_types::Timestamp;
 
 use super::foundation::Foundation;
@@ -11,6 +11,7 @@ use super::workloads::Workloads;
 use crate::audit::Audit;
 use crate::builds::{Images, generation};
 use crate::config::Config;
+use crate::disk::Disk;
 use crate::driver::Microvms;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
@@ -27,6 +28,7 @@ pub(super) struct HostStatusSource {
     microvms: Microvms,
     images: Images,
     platform: HostPlatform,
+    disk: Disk,
     logs: Logs,
     started: Timestamp,
     audit: Audit,
@@ -46,6 +48,7 @@ impl HostStatusSource {
             microvms: workloads.microvms.clone(),
             images: workloads.images.clone(),
             platform: workloads.platform.clone(),
+            disk: workloads.disk.clone(),
             logs: foundation.logs.clone(),
             started: foundation.started,
             audit: foundation.audit.clone(),
@@ -84,6 +87,16 @@ impl HostStatusSource {
             disk_free_bytes: number(disk_free),
             kernel: self.host.kernel().to_owned(),
             account_status: None, // the service knows it
+            account_disks: self
+                .disk
+                .accounts()
+                .into_iter()
+                .map(|(account, disk)| AccountDisk {
+                    account,
+                    bytes: number(disk.taken),
+                    room_bytes: number(disk.room),
+                })
+                .collect(),
         }
     }
 
@@ -97,6 +110,7 @@ impl HostStatusSource {
                 metrics.microvms(state, count);
             }
             metrics.log_bytes(self.logs.stored_bytes());
+            metrics.disks(self.disk.accounts(), self.disk.waiting());
             metrics.audit_lines_lost(self.audit.lost());
             metrics.request_panics(panics::caught());
             for pool in self.platform.pools() {

@@ -50,17 +50,22 @@ impl Workloads {
         let roles = Arc::new(RoleProvider::new(config.roles.clone())?);
         // What killed builds have left goes first: their user ids are free for microVMs then.
         sweep_builds(config).await?;
+        let service = config.service();
+        let disk = Disk::of(
+            &config.data,
+            config.disk.for_accounts(config.accounts().len()),
+            service.limits.disk_mib,
+        )
+        .with_context(|| format!("asking the file system of {}", config.data.display()))?;
         // The platform prepares the networks of the host; the builder uses them, too, and removes what its own microVMs have left.
         let parts = PlatformParts {
             roles: Arc::clone(&roles),
             logs: Arc::clone(output) as _,
             clock: *clock,
             observer: notifications::timelines(metrics),
+            disk: disk.clone(),
         };
         let platform = HostPlatform::open(config.host(), parts).await?;
-        let service = config.service();
-        let disk = Disk::of(&config.data, config.disk, service.limits.disk_mib)
-            .with_context(|| format!("asking the file system of {}", config.data.display()))?;
         let artifacts = open_artifacts(config, db, disk.clone()).await?;
         let capacity_mib = config.capacity_mib.unwrap_or_else(|| host.memory_mib() / 10 * 9);
         let (capacity, limits) = (Capacity::new(capacity_mib), config.builder.limits_on(capacity_mib));

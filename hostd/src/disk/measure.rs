@@ -5,18 +5,24 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use hearth_image_builder::build::caches_in;
 use hearth_model::account::is_account;
 
-/// Unit of [`MetadataExt::blocks`], in bytes.
-const BLOCK: u64 = 512;
+use super::BLOCK;
 
-/// Bytes that images and microVMs take, by account. `owners` are ids of microVMs and their accounts. What cannot be read – it
-/// may just be removed – counts for nothing.
-pub(super) fn by_account(data: &Path, owners: &[(String, String)]) -> HashMap<String, u64> {
+/// Bytes that images, microVMs and layer caches take, by account: `data` is the folder of images and microVMs, `work` that of
+/// builds and caches. `owners` are ids of microVMs and their accounts, `counted` files that are counted already. What
+/// cannot be read – it may just be removed – counts for nothing.
+pub(super) fn by_account(
+    data: &Path,
+    work: &Path,
+    owners: &[(String, String)],
+    counted: &HashSet<PathBuf>,
+) -> HashMap<String, u64> {
     let mut taken: HashMap<String, u64> = HashMap::new();
-    let mut add = |account: &str, folder: PathBuf| {
+    let mut add = |account: &str, path: PathBuf| {
         let sum = taken.entry(account.to_owned()).or_default();
-        *sum = sum.saturating_add(bytes(folder));
+        *sum = sum.saturating_add(bytes(path, counted));
     };
     let images = data.join("images");
     for entry in fs::read_dir(&images).into_iter().flatten().flatten() {
@@ -27,21 +33,22 @@ pub(super) fn by_account(data: &Path, owners: &[(String, String)]) -> HashMap<St
     for (id, account) in owners {
         add(account, data.join("microvms").join(id));
     }
+    for (account, cache) in caches_in(work) {
+        add(&account, cache);
+    }
     taken
 }
 
-/// Bytes that the files below a folder take; a file with several names counts once.
-fn bytes(folder: PathBuf) -> u64 {
-    let (mut sum, mut seen, mut folders) = (0_u64, HashSet::new(), vec![folder]);
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            // Of a symbolic link, the link.
-            let Ok(data) = entry.metadata() else { continue };
-            if data.is_dir() {
-                folders.push(entry.path());
-            } else if data.nlink() < 2 || seen.insert((data.dev(), data.ino())) {
-                sum = sum.saturating_add(data.blocks().saturating_mul(BLOCK));
-            }
+/// Bytes that a file, or the files below a folder take; a file with several names counts once.
+pub(super) fn bytes(path: PathBuf, counted: &HashSet<PathBuf>) -> u64 {
+    let (mut sum, mut seen, mut paths) = (0_u64, HashSet::new(), vec![path]);
+    while let Some(path) = paths.pop() {
+        // Of a symbolic link, the link.
+        let Ok(data) = path.symlink_metadata() else { continue };
+        if data.is_dir() {
+            paths.extend(fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path()));
+        } else if !counted.contains(&path) && (data.nlink() < 2 || seen.insert((data.dev(), data.ino()))) {
+            sum = sum.saturating_add(data.blocks().saturating_mul(BLOCK));
         }
     }
     sum

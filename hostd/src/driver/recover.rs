@@ -9,7 +9,8 @@
 //!
 //! The tasks search by themselves: neither the start of the daemon nor another microVM waits for a monitor that does not
 //! answer. What is counted – memory, states – follows from the records alone. A microVM that is still searched for is what its
-//! record says; requests to it wait, a Terminate for [`TERMINATION_GRACE`] at most: an app that is found is told of its end.
+//! record says; requests to it wait, a Terminate for [`TERMINATION_GRACE`] at most: an app that is found is told of its end. The
+//! end of its lifetime waits no longer than that, too.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use super::error::RequestError;
 use super::mailbox::{ClientRequest, MAILBOX, TaskChannels};
 use super::microvms::Microvms;
 use super::record::{self, Ids};
-use super::task::{RETRY, Task};
+use super::task::{RETRY, Task, storing};
 use crate::lifecycle::microvm::{Request, State, Step};
 use crate::lifecycle::recovery::{Remains, recover, suspended_number};
 use crate::platform::{Found, Guest, PlatformError, Spec};
@@ -143,8 +144,17 @@ impl Search<'_> {
             let _turn = searches.queue(&self.record.account).await;
             timeout(FINDING, self.look(&state)).await
         };
-        tokio::pin!(search);
-        // Once an end is asked for, the search has a while to find the guest, whose app is told of it then.
+        let lifetime = storing::lifetime(self.record, state.phase);
+        let lifetime_over = async {
+            match lifetime {
+                Some(time) => self.context.clock.sleep_until(time).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(search, lifetime_over);
+        let mut lives = true;
+        // Once an end is asked for, or the lifetime is over, the search has a while to find the guest, whose app is told of it
+        // then.
         let mut patience = None;
         loop {
             let request = tokio::select! {
@@ -158,8 +168,14 @@ impl Search<'_> {
                     return Some(Beginning { step: Some(self.step(&state, remains)), guest, requests });
                 }
                 request = channels.mailbox.recv() => request?,
+                () = &mut lifetime_over, if lives => {
+                    lives = false;
+                    patience.get_or_insert_with(|| Instant::now() + TERMINATION_GRACE);
+                    continue;
+                }
                 () = until(patience) => {
-                    // The end kills whatever there is. A microVM that was ending already goes on with that.
+                    // The end kills whatever there is; where the lifetime is over, the task begins it at once. A microVM that was
+                    // ending already goes on with that.
                     let ending = matches!(state.phase, Phase::TerminateHook | Phase::Ending);
                     let step = ending.then(|| self.step(&state, Remains::Unknown));
                     return Some(Beginning { step, guest: None, requests });

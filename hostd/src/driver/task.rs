@@ -13,7 +13,7 @@
 //! are awaited, since they would leave something half made behind. Nothing is awaited longer than its
 //! [deadline](super::deadlines). [`storing`] has what happens when the store fails.
 
-mod storing;
+pub(super) mod storing;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

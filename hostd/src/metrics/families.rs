@@ -1,7 +1,7 @@
 //! The metrics by name.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
@@ -77,6 +77,11 @@ pub(super) struct Families {
     pub(super) memory_reserved: Gauge,
     pub(super) builds_under_way: Gauge,
     pub(super) log_bytes: Gauge,
+    pub(super) account_disk: Gauges,
+    pub(super) account_disk_room: Gauges,
+    pub(super) disk_waiting: Gauge,
+    /// Accounts that had something on the disk when that was set last.
+    with_disk: Arc<Mutex<BTreeSet<String>>>,
     pub(super) hooks: Counts<2>,
     pub(super) audit_lines_lost: Counter,
     pub(super) request_panics: Counter,
@@ -164,6 +169,20 @@ impl Families {
             ),
             builds_under_way: added(r, "builds_under_way", "Builds of images that go on", Gauge::default()),
             log_bytes: sized(r, "logs_stored", "All log groups", Gauge::default()),
+            account_disk: sized(r, "account_disk", "What accounts have on the disk", Gauges::default()),
+            account_disk_room: sized(
+                r,
+                "account_disk_room",
+                "What accounts may have more on the disk, as much as is left for all",
+                Gauges::default(),
+            ),
+            disk_waiting: added(
+                r,
+                "disk_waiting_microvms",
+                "MicroVMs whose writes wait since their accounts may have no more of the disk",
+                Gauge::default(),
+            ),
+            with_disk: Arc::default(),
             hooks: added(r, "hook_calls", "Hooks by what became of them", Counts::default()),
             audit_lines_lost: added(
                 r,
@@ -226,6 +245,15 @@ impl Families {
             values.insert(value.to_owned());
         }
         Cow::Owned(value.to_owned())
+    }
+
+    /// Records who has something on the disk now, and returns who had and has not any more.
+    pub(super) fn gone<T>(&self, accounts: &BTreeMap<String, T>) -> Vec<String> {
+        let now: BTreeSet<String> = accounts.keys().cloned().collect();
+        let mut with_disk = self.with_disk.lock().unwrap_or_else(poisoned);
+        let gone = with_disk.difference(&now).cloned().collect();
+        *with_disk = now;
+        gone
     }
 
     /// The label of an account. Accounts are few: the configuration names them.

@@ -10,6 +10,7 @@ pub mod server;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -19,6 +20,8 @@ use families::{Families, Label};
 use hearth_model::hooks::{Hook, HookOutcome};
 use prometheus_client::registry::Registry;
 pub use server::MetricsServer;
+
+use crate::disk::AccountDisk;
 
 /// The outcome of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -127,6 +130,22 @@ impl Metrics {
     /// Sets the size of all logs in bytes.
     pub fn log_bytes(&self, bytes: u64) {
         self.families.log_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// Sets what accounts have on the disk, and the number of microVMs whose writes wait for room. An account that has
+    /// nothing any more has 0.
+    pub fn disks(&self, accounts: BTreeMap<String, AccountDisk>, waiting: usize) {
+        let number = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let families = &self.families;
+        for account in families.gone(&accounts) {
+            families.account_disk.get_or_create(&families.account(&account)).set(0);
+            families.account_disk_room.remove(&families.account(&account));
+        }
+        for (account, disk) in accounts {
+            families.account_disk.get_or_create(&families.account(&account)).set(number(disk.taken));
+            families.account_disk_room.get_or_create(&families.account(&account)).set(number(disk.room));
+        }
+        families.disk_waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
     }
 
     /// Sets the number of audit lines that were lost since the start.

@@ -32,6 +32,9 @@ fn all() -> Metrics {
     metrics.capacity(65_536, 2048);
     metrics.builds_under_way(2);
     metrics.log_bytes(12_345);
+    let disk = AccountDisk { taken: 5 << 20, room: 7 << 20 };
+    metrics.disks([("000000000002".to_owned(), disk)].into(), 1);
+    metrics.disks([("000000000001".to_owned(), disk)].into(), 1);
     metrics.audit_lines_lost(1);
     metrics.request_panics(2);
     metrics.endpoint_request("2xx");
@@ -95,6 +98,10 @@ fn values_are_what_was_told() {
         ("hearth_store_commit_group_size_sum".to_owned(), 12.0),
         ("hearth_store_commit_seconds_count".to_owned(), 1.0),
         ("hearth_audit_lines_lost_total".to_owned(), 1.0),
+        (format!("hearth_account_disk_bytes{account}"), f64::from(5 << 20)),
+        (format!("hearth_account_disk_room_bytes{account}"), f64::from(7 << 20)),
+        ("hearth_account_disk_bytes{account=\"000000000002\"}".to_owned(), 0.0),
+        ("hearth_disk_waiting_microvms".to_owned(), 1.0),
         ("hearth_request_panics_total".to_owned(), 2.0),
         (format!("hearth_usage_vcpu_seconds_total{account}"), 5.0),
         (format!("hearth_usage_memory_gigabyte_seconds_total{account}"), 20.0),

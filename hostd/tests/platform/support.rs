@@ -14,6 +14,7 @@ use hearth_host::limits::LimitsConfig;
 use hearth_host::network::{Egress, NetworkConfig, Networks};
 use hearth_host::roles::{RoleProvider, RolesConfig};
 use hearth_hostd::clock::Clock;
+use hearth_hostd::disk::Disk;
 use hearth_hostd::platform::host::{
     HostConfig, HostPlatform, LogSink, LogWriter, PlatformParts, TimelineObserver,
 };
@@ -58,6 +59,11 @@ impl LogWriter for Stream {
         let text = String::from_utf8_lossy(&line.line).into_owned();
         println!("{} | {text}", self.microvm);
         self.lines.0.lock().unwrap().entry(self.microvm.clone()).or_default().push((line.sequence, text));
+        Ok(())
+    }
+
+    fn notice(&self, text: &str) -> Result<(), String> {
+        println!("{} | {text}", self.microvm);
         Ok(())
     }
 }
@@ -163,6 +169,7 @@ impl Site {
             observer: TimelineObserver::new(|report| {
                 println!("{} {}: {}", report.operation, report.microvm, report.timeline);
             }),
+            disk: Disk::unlimited(),
         };
         HostPlatform::open(config, surroundings).await.unwrap()
     }

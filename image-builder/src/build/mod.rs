@@ -43,4 +43,4 @@ pub use request::{BuildRequest, Platform};
 pub use settings::Settings;
 pub use trial::Trial;
 pub use uids::{UserId, UserIds};
-pub use workspace::sweep;
+pub use workspace::{builds_in, caches_in, sweep};

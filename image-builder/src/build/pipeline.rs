@@ -69,7 +69,7 @@ impl Builder {
 
     async fn run(&self, request: &BuildRequest, out: &Path, sink: Sink) -> Result<Image, BuildError> {
         let base = self.base(request)?;
-        let workspace = Workspace::create(&self.settings.work)?;
+        let workspace = Workspace::create(&self.settings.work, &request.platform.account)?;
         let credentials = credentials(&self.roles, request).await?;
         let artifact =
             sink.step(Step::Fetch, self.fetch(request, &workspace, credentials.as_ref(), &sink)).await?;

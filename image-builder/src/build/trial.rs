@@ -30,7 +30,7 @@ impl Builder {
     pub async fn try_out(&self, image: &Image, payload: &str, sink: Sink) -> Result<Trial, BuildError> {
         let manifest = image.manifest();
         let egress = if manifest.network { Egress::Internet } else { Egress::None };
-        let workspace = Workspace::create(&self.settings().work)?;
+        let workspace = Workspace::create(&self.settings().work, "")?;
         let allotment = Allotment::of_image("run", manifest.shape, manifest.memory);
         let mut stage = Stage::start(&self.host(egress, "", sink), &workspace, allotment).await?;
         let restore = image.restore(&workspace.path("run.overlay"), None)?;

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! WORK/.lock             held while folders are created and removed
-//! WORK/builds/<id>/      one build; `lock` in it is held as long as its process lives
-//! WORK/cache/<key>       scratch disks with the layers of earlier builds, not in use
+//! WORK/builds/<id>/      one build; `lock` in it is held as long as its process lives, `account` says whose it is
+//! WORK/cache/<key>       scratch disks with the layers of earlier builds, not in use; keys begin with the account
 //! ```
 //!
 //! Resources of a build outside its folder are found through it: networks of its microVMs have names that are derived from the
@@ -23,6 +23,7 @@ use super::record;
 const BUILDS: &str = "builds";
 const CACHE: &str = "cache";
 const LOCK: &str = "lock";
+const ACCOUNT: &str = "account";
 
 /// The folder in a workspace that the artifact is fetched into.
 pub(super) const ARTIFACT: &str = "artifact";
@@ -54,15 +55,18 @@ fn lock_work(work: &Path) -> Result<File, BuildError> {
 }
 
 impl Workspace {
-    /// Creates a workspace.
-    pub(super) fn create(work: &Path) -> Result<Self, BuildError> {
+    /// Creates a workspace for a build of `account`.
+    pub(super) fn create(work: &Path, account: &str) -> Result<Self, BuildError> {
         let _all = lock_work(work)?;
         let id: String = random::<6>()?.iter().map(|byte| format!("{byte:02x}")).collect();
         let folder = work.join(BUILDS).join(&id);
         fs::create_dir(&folder).map_err(file("making the folder", &folder))?;
         let path = folder.join(LOCK);
         let locked = File::create_new(&path).and_then(|lock| lock.lock().map(|()| lock));
-        Ok(Self { work: work.to_owned(), id, _lock: locked.map_err(file("locking", &path))? })
+        let lock = locked.map_err(file("locking", &path))?;
+        let path = folder.join(ACCOUNT);
+        fs::write(&path, account).map_err(file("writing", &path))?;
+        Ok(Self { work: work.to_owned(), id, _lock: lock })
     }
 
     /// Path of the folder.
@@ -96,6 +100,22 @@ impl Drop for Workspace {
         // The next sweep removes what cannot be removed now.
         let _ = fs::remove_dir_all(self.folder());
     }
+}
+
+/// The folders of builds in the work folder `work`, with the accounts whose they are. What cannot be read is left out.
+#[must_use]
+pub fn builds_in(work: &Path) -> Vec<(String, PathBuf)> {
+    let folders = fs::read_dir(work.join(BUILDS)).into_iter().flatten().flatten().map(|entry| entry.path());
+    folders.filter_map(|folder| Some((fs::read_to_string(folder.join(ACCOUNT)).ok()?, folder))).collect()
+}
+
+/// The files of layer caches in the work folder `work`, with what their keys begin with: the accounts, for a daemon's builds.
+/// They may be removed at any time.
+#[must_use]
+pub fn caches_in(work: &Path) -> Vec<(String, PathBuf)> {
+    let files = fs::read_dir(work.join(CACHE)).into_iter().flatten().flatten().map(|entry| entry.path());
+    let owner = |file: &Path| Some(file.file_name()?.to_str()?.split('-').next()?.to_owned());
+    files.filter_map(|file| Some((owner(&file)?, file))).collect()
 }
 
 /// Ends and removes what killed builds have left in the folder of builds under way, `work`, and outside of it. Returns the number of those
@@ -142,7 +162,7 @@ mod tests {
     #[test]
     fn a_build_under_way_is_live_and_a_killed_one_is_not() {
         let work = tempfile::tempdir().unwrap();
-        let under_way = Workspace::create(work.path()).unwrap();
+        let under_way = Workspace::create(work.path(), "111122223333").unwrap();
         assert!(is_live(&under_way.folder()).unwrap());
         // The state after `kill -9`: the folder stays, the lock is released with the process.
         let killed = work.path().join(BUILDS).join("0123456789ab");
@@ -157,7 +177,10 @@ mod tests {
     #[test]
     fn a_cache_belongs_to_one_build_at_a_time() {
         let work = tempfile::tempdir().unwrap();
-        let (one, two) = (Workspace::create(work.path()).unwrap(), Workspace::create(work.path()).unwrap());
+        let (one, two) = (
+            Workspace::create(work.path(), "111122223333").unwrap(),
+            Workspace::create(work.path(), "111122223333").unwrap(),
+        );
         let scratch = one.path("scratch");
         assert!(!one.take_cache("key", &scratch));
         fs::write(&scratch, "layers").unwrap();
@@ -165,5 +188,10 @@ mod tests {
         assert!(two.take_cache("key", &two.path("scratch")));
         assert!(!one.take_cache("key", &scratch));
         assert_eq!(fs::read(two.path("scratch")).unwrap(), b"layers");
+        two.keep_cache("111122223333-uid-1", &two.path("scratch"));
+        let [(account, file)] = &caches_in(work.path())[..] else { panic!() };
+        assert!(account == "111122223333" && file.ends_with("111122223333-uid-1"));
+        let builds = builds_in(work.path());
+        assert!(builds.contains(&("111122223333".to_owned(), one.folder())) && builds.len() == 2);
     }
 }

@@ -8,5 +8,7 @@ use hearth_proto::Versions;
 pub const VERSIONS: Versions = Versions::new(2, 2);
 /// The feature of monitors that can change the limits of a machine that runs.
 pub const LIMITS_FEATURE: &str = "limits";
+/// The feature of monitors that bound the storage which a disk's writes take.
+pub const ROOM_FEATURE: &str = "room";
 /// The protocol version in which a controller sends its first request.
 pub const PROTOCOL_VERSION: u32 = VERSIONS.newest();

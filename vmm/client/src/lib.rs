@@ -42,7 +42,7 @@ use proto::response::Result as Response;
 pub use proto::{SaveKind, SaveStage};
 
 pub use launch::{Launch, LaunchError, Vmm};
-pub use requests::SaveConfig;
+pub use requests::{Limited, SaveConfig};
 
 /// Name of the control socket in a microVM's run directory.
 pub const CONTROL_SOCKET: &str = "control.sock";

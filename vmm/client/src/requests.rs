@@ -9,7 +9,7 @@ use hearth_vmm_api::config::MachineConfig;
 use hearth_vmm_api::config::rate_limiter::DeviceLimits;
 use hearth_vmm_api::config::restore::RestoreConfig;
 use hearth_vmm_api::config::wire::OutgoingDescriptors;
-use hearth_vmm_api::protocol::LIMITS_FEATURE;
+use hearth_vmm_api::protocol::{LIMITS_FEATURE, ROOM_FEATURE};
 use proto::request::Operation;
 use proto::response::Result as Response;
 
@@ -43,6 +43,17 @@ impl SaveConfig {
     pub fn new(kind: SaveKind, state: File, memory: File) -> Self {
         Self { kind, state, memory, layers: Vec::new(), hold_at: SaveStage::Unspecified }
     }
+}
+
+/// What of the limits that were sent a monitor keeps to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limited {
+    /// Nothing: it is of a release that cannot change limits.
+    Nothing,
+    /// The rates: it is of a release that does not bound the storage of a disk's writes.
+    Rates,
+    /// All of them.
+    All,
 }
 
 impl Client {
@@ -235,17 +246,19 @@ impl Client {
         self.command(Operation::SetBalloon(proto::SetBalloon { target_mib }), &[])
     }
 
-    /// Changes the rate limits of the devices. Returns false if the monitor is of a release that cannot.
+    /// Changes the limits of the devices, as far as the monitor can.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub fn set_limits(&self, limits: DeviceLimits) -> Result<bool, ClientError> {
-        if !self.status()?.features.iter().any(|feature| feature == LIMITS_FEATURE) {
-            return Ok(false);
+    pub fn set_limits(&self, limits: DeviceLimits) -> Result<Limited, ClientError> {
+        let features = self.status()?.features;
+        let has = |name: &str| features.iter().any(|feature| feature == name);
+        if !has(LIMITS_FEATURE) {
+            return Ok(Limited::Nothing);
         }
         let limits = Some(limits.message());
         self.command(Operation::SetLimits(proto::SetLimits { limits }), &[])?;
-        Ok(true)
+        Ok(if has(ROOM_FEATURE) { Limited::All } else { Limited::Rates })
     }
 
     /// Opens a stream to vsock port `port` of the guest. The stream is usable immediately; it is closed if the guest

@@ -88,7 +88,7 @@ fn a_monitor_that_refuses_the_version_that_it_speaks_is_asked_no_second_time() {
 #[test]
 fn a_monitor_that_cannot_change_limits_is_not_asked_to() {
     let (client, monitor, _folder) = meet(VERSIONS, VERSIONS, VERSIONS);
-    assert!(!client.set_limits(DeviceLimits::default()).unwrap());
+    assert_eq!(client.set_limits(DeviceLimits::default()).unwrap(), Limited::Nothing);
     drop(client);
     assert_eq!(monitor.join().unwrap().len(), 1, "for its features alone");
 }

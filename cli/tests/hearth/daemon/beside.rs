@@ -33,6 +33,8 @@ impl HostService for Daemon {
                     memory_mib: 512,
                     max_memory_mib: Some(4096),
                     max_builds: Some(2),
+                    disk_bytes: 3 << 30,
+                    max_disk_bytes: Some(20 << 30),
                     ..Default::default()
                 }),
                 ..Default::default()
@@ -52,6 +54,11 @@ impl HostService for Daemon {
             pools: vec![host::Pool { name: "networks".into(), ready: 3, wanted: 4 }],
             disk_total_bytes: 1 << 40,
             disk_free_bytes: 1 << 39,
+            account_disks: vec![host::AccountDisk {
+                account: "123456789012".into(),
+                bytes: 3 << 30,
+                room_bytes: 400 << 30,
+            }],
             kernel: "6.12".into(),
             endpoint: self.endpoint.lock().unwrap().clone(),
             artifact_limits: *self.limits.lock().unwrap(),

@@ -76,7 +76,8 @@ impl Machine {
         let (console, console_writer) = io::pipe().unwrap();
         config.console_output = Some(console_writer.into());
         let source = disk(&self.metal, &folder.path().join("overlay"));
-        config.disks = vec![DiskConfig { source, serial: "root".to_string(), rate_limiter: None }];
+        config.disks =
+            vec![DiskConfig { source, serial: "root".to_string(), rate_limiter: None, room: None }];
         let vmm = Launch::new(&self.metal.monitor, &folder.path().join("run")).start().unwrap();
         vmm.client().create(config).unwrap();
         vmm.client().boot().unwrap();

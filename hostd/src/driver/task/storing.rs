@@ -36,6 +36,15 @@ fn ends(phase: Phase) -> bool {
     matches!(phase, Phase::TerminateHook | Phase::Ending)
 }
 
+/// When the lifetime of a microVM in this phase is over; none in phases that terminate it.
+pub(in super::super) fn lifetime(record: &MicrovmRecord, phase: Phase) -> Option<SystemTime> {
+    let microvm = record.microvm.as_ref()?;
+    let terminates = ends(phase) || phase == Phase::Terminated;
+    let started = microvm.started_at.as_ref().filter(|_| !terminates)?;
+    let seconds = u64::try_from(microvm.maximum_duration_in_seconds).unwrap_or_default();
+    Some(clock::time(started) + Duration::from_secs(seconds))
+}
+
 impl Task {
     /// Stores a step, trying again for as long as it takes, and begins the effect that follows.
     pub(super) async fn apply(&mut self, step: Step) {
@@ -97,11 +106,7 @@ impl Task {
     /// When the microVM's lifetime is over. It is observed in every phase but those that already terminate the microVM,
     /// where the effects' deadlines suffice.
     pub(super) fn lifetime(&self) -> Option<SystemTime> {
-        let microvm = self.record.microvm.as_ref()?;
-        let terminates = ends(self.state.phase) || self.state.phase == Phase::Terminated;
-        let started = microvm.started_at.as_ref().filter(|_| !terminates)?;
-        let seconds = u64::try_from(microvm.maximum_duration_in_seconds).unwrap_or_default();
-        Some(clock::time(started) + Duration::from_secs(seconds))
+        lifetime(&self.record, self.state.phase)
     }
 
     /// Stores a state. One on the way to the microVM's end is entered also where that fails.

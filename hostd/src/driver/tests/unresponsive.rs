@@ -227,6 +227,27 @@ async fn a_microvm_that_cannot_be_looked_at_can_be_ended_and_other_requests_wait
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lifetime_that_is_over_waits_for_no_search() {
+    for phase in phases() {
+        let Some(mut host) = stuck(phase).await else { continue };
+        host.platform.always_for("microvm-vm", Point::Find, Deviation::Hangs);
+        let mut record = host.record("microvm-vm").unwrap();
+        let microvm = record.microvm.as_mut().unwrap();
+        microvm.maximum_duration_in_seconds = 1;
+        host.db.commit(super::super::record::update(&record, 0)).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        host.restart().await;
+        let begun = host.clock.now();
+        let ends = |record: MicrovmRecord| matches!(record.phase(), Phase::TerminateHook | Phase::Ending);
+        while host.record("microvm-vm").is_some_and(|record| !ends(record)) {
+            assert!(host.clock.now() < begun + Duration::from_secs(30), "{phase:?}: a search takes 120 s");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        host.ends(END, &format!("{phase:?}")).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_app_is_told_of_an_end_that_is_asked_for_before_it_is_found_again() {
     let mut host = Host::new(DEFAULT, Faults::none()).await;
     host.run("microvm-vm").await.unwrap();

@@ -1,7 +1,6 @@
 //! Finding the microVMs that an earlier daemon has left.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hearth_host::microvm::Microvm;
@@ -9,8 +8,7 @@ use hearth_host::microvm::process::Process;
 use hearth_host::network::Owner;
 use hearth_image_builder::image::SNAPSHOT;
 use hearth_proto::vmm::v1::MachineState;
-use hearth_vmm_api::config::rate_limiter::DeviceLimits;
-use hearth_vmm_client::{CONTROL_SOCKET, Client, snapshot};
+use hearth_vmm_client::{CONTROL_SOCKET, Client, Limited, snapshot};
 use tokio::task::spawn_blocking;
 
 use super::Host;
@@ -20,6 +18,7 @@ use super::exclusive::TURN;
 use super::layout::{Keep, Place};
 use super::reconcile::{Decision, Observed, decide};
 use super::record::{MonitorRecord, Record as _, RunRecord, is_identified};
+use super::room::Room;
 use super::running::{MicrovmParts, RunningMicrovm};
 use super::timeline::{OperationReport, TimedOperation, Timeline};
 use crate::platform::{Found, Spec};
@@ -60,8 +59,15 @@ impl Host {
             Reconciled::Live(live) => *live,
         };
         // The adoption does not wait for it: a monitor may draw out its answer.
-        let (run, limits) = (place.run.clone(), self.config.limits.of(spec.memory_mib.into()));
-        spawn_blocking(move || set_limits(&run, limits));
+        let lease = self.disk.lease(spec.account.as_str(), &place.overlay(live.from));
+        let rates = self.config.limits.of(spec.memory_mib.into());
+        let room = Arc::new(Room::new(place.run.clone(), rates, self.output(spec)));
+        let bound = lease.bound();
+        let holding = lease.holding();
+        spawn_blocking(move || {
+            let kept = set_limits(&room, bound);
+            holding.held_by(room, kept);
+        });
         self.assign_found(spec, live.network.clone()).await;
         let parts = MicrovmParts {
             card: live.network.is_some(),
@@ -72,6 +78,7 @@ impl Host {
             place,
             // The expiry of the guest's credentials is unknown: the guest gets new ones at once.
             expiration: None,
+            lease: Mutex::new(Some(lease)),
         };
         let running = RunningMicrovm::start(self, spec, parts);
         // An abandoned suspend may have frozen the app. The guest has its identity, or it would not be adopted.
@@ -178,18 +185,23 @@ impl Host {
 }
 
 /// Gives an adopted microVM the limits of this daemon's configuration. Its monitor enforces them: one that refuses is no
-/// reason to end the microVM, since it would not keep to them either.
-fn set_limits(run: &Path, limits: DeviceLimits) {
-    let client = Client::connect(run.join(CONTROL_SOCKET));
-    let set = client.and_then(|client| client.with_timeout(STATUS).set_limits(limits));
-    let folder = run.display();
-    match set {
-        Ok(true) => {}
-        Ok(false) => {
-            tracing::info!(%folder, "a monitor of an earlier release has no rate limits until its microVM is resumed");
+/// reason to end the microVM, since it would not keep to them either. Returns whether it keeps to the bound of its disk.
+fn set_limits(room: &Room, bound: Option<u64>) -> bool {
+    let folder = room.run.display();
+    match room.tell(bound) {
+        Ok(Limited::All) => true,
+        Ok(Limited::Rates) => {
+            tracing::info!(%folder, "a monitor of an earlier release does not bound its disk until its microVM is resumed");
+            false
+        }
+        Ok(Limited::Nothing) => {
+            tracing::info!(%folder, "a monitor of an earlier release has no limits until its microVM is resumed");
+            false
         }
         Err(error) => {
-            tracing::warn!(%folder, %error, "a monitor has not taken over the configured rate limits")
+            tracing::warn!(%folder, %error, "a monitor has not taken over the configured limits");
+            // It keeps to the bound that it has, as far as is known, and is asked again when that is used up.
+            true
         }
     }
 }

@@ -43,6 +43,12 @@ pub trait LogWriter: Send + Sync + Debug {
     /// # Errors
     /// Why the line cannot be stored; the caller retries later.
     fn append(&self, line: &LogRecord) -> Result<(), String>;
+
+    /// Stores a line of the platform itself among those of the app. The call may block.
+    ///
+    /// # Errors
+    /// Why the line cannot be stored.
+    fn notice(&self, text: &str) -> Result<(), String>;
 }
 
 /// The destination of a microVM's output.
@@ -85,6 +91,15 @@ pub(super) async fn follow(agent: Agent, output: Output) {
 }
 
 impl Output {
+    /// Stores a line of the platform among those of the app, if they are stored. It may block.
+    pub(super) fn notice(&self, text: &str) {
+        let Some(target) = &self.target else { return };
+        let opened = self.sink.open(self.account.as_str(), target, self.microvm.as_str());
+        if let Err(why) = opened.and_then(|writer| writer.notice(text)) {
+            tracing::warn!(microvm = %self.microvm, why, "a line for the account is lost");
+        }
+    }
+
     async fn open(&self) -> Option<Arc<dyn LogWriter>> {
         let target = self.target.clone()?;
         let mut backoff = Backoff::new();
@@ -228,6 +243,10 @@ mod tests {
                 return Err("full".into());
             }
             self.lines.lock().unwrap().push(line.sequence);
+            Ok(())
+        }
+
+        fn notice(&self, _: &str) -> Result<(), String> {
             Ok(())
         }
     }

@@ -17,6 +17,7 @@ use hearth_host::network::{MicrovmNetwork, NetworkError, Owner};
 use hearth_host::roles::Credentials;
 use hearth_image_builder::image::{DISK, Image, SNAPSHOT};
 use hearth_vmm_api::config::DiskSource;
+use hearth_vmm_api::config::rate_limiter::DeviceLimits;
 use hearth_vmm_api::config::restore::RestoreClock;
 use tokio::runtime::Handle;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -26,11 +27,14 @@ use super::attempts::Attempt;
 use super::error::{HostError, failed};
 use super::exclusive::TURN;
 use super::layout::{Keep, Place, make_folder};
+use super::logs::Output;
 use super::record::{RunRecord, set_identified};
 use super::remove::set_aside;
+use super::room::Room;
 use super::running::{MicrovmParts, RunningMicrovm};
 use super::timeline::{OperationReport, TimedOperation, Timeline};
 use super::{Host, identity, links, monitors};
+use crate::disk::Lease;
 use crate::panics::poisoned;
 use crate::platform::Spec;
 
@@ -41,6 +45,7 @@ struct Restored {
     card: bool,
     /// The network is being given to its account, meanwhile.
     assigned: Assigned,
+    lease: Lease,
     timeline: Timeline,
 }
 
@@ -184,7 +189,7 @@ impl Host {
             spawn_blocking(move || making.host.restore(&spec, &folder, &making, so_far))
         };
         let (restored, credentials) = tokio::join!(restoring, self.credentials(spec));
-        let Restored { microvm, process, card, assigned, timeline: so_far } = restored??;
+        let Restored { microvm, process, card, assigned, lease, timeline: so_far } = restored??;
         *timeline = so_far;
         let credentials = credentials?;
         timeline.done("credentials");
@@ -209,6 +214,7 @@ impl Host {
             base: folder.join(SNAPSHOT),
             card,
             expiration: credentials.map(|credentials| credentials.expiration),
+            lease: Mutex::new(Some(lease)),
         };
         let running = RunningMicrovm::start(self, spec, parts);
         self.remember(&running);
@@ -285,18 +291,32 @@ impl Host {
         let tap = network.as_ref().map(MicrovmNetwork::tap).transpose();
         let tap = tap.map_err(failed("duplicating the tap of", &place.run))?;
         let base = open("opening the image's disk", &folder.join(DISK))?;
+        let lease = self.disk.lease(spec.account.as_str(), &place.overlay(from));
         let overlay = create("making the microVM's overlay", &place.overlay(from))?;
         let (snapshot, clock) = match from {
             0 => (folder.join(SNAPSHOT), RestoreClock::Continue),
             number => (place.suspended(number), RestoreClock::Advance),
         };
         let disks = vec![DiskSource::Overlay { base, layers: Vec::new(), overlay }];
-        let limits = self.config.limits.of(spec.memory_mib.into());
+        let rates = self.config.limits.of(spec.memory_mib.into());
+        let limits = DeviceLimits { room: lease.bound(), ..rates };
         let restored = microvm.restore(Restore { snapshot, disks, tap, clock, limits, record: false });
         let restored = restored.map_err(|error| explained(error, &microvm))?;
         timeline.done("restore");
         timeline.parts("restore", &restored.steps);
-        Ok(Restored { microvm, process, card: network.is_some(), assigned, timeline })
+        let room = Room::new(place.run.clone(), rates, self.output(spec));
+        lease.held_by(Arc::new(room), true);
+        Ok(Restored { microvm, process, card: network.is_some(), assigned, lease, timeline })
+    }
+
+    /// Where the output of a microVM goes.
+    pub(super) fn output(&self, spec: &Spec) -> Output {
+        Output {
+            account: spec.account.clone(),
+            microvm: spec.id.clone(),
+            target: spec.log.clone(),
+            sink: Arc::clone(&self.logs),
+        }
     }
 
     /// Begins to give a network to the microVM's account, on a thread of its own: the kernel may be busy with other interfaces. It is

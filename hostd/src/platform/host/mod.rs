@@ -19,6 +19,7 @@
 //! * `monitors`, `links` – monitor processes and networks before they have a microVM; `names` – user ids and names in use
 //! * `attempts`, `exclusive` – keep an attempt that was given up from disturbing a later one
 //! * `make` – makes a microVM from its image or its suspended state; `identity` – the identity that a guest receives
+//! * `room` – room on the disk for a running microVM
 //! * `running` – a running microVM; [`logs`] with its `backlog`, `dns`, `exit` – tasks that serve it; `phase` – whether its exit is
 //!   reported
 //! * `guest` – what a driver asks of a running microVM; `hooks` – calls of hooks; `suspend` – saves it
@@ -48,6 +49,7 @@ mod reconcile;
 mod record;
 mod remove;
 mod restoration;
+mod room;
 mod running;
 mod suspend;
 pub mod timeline;
@@ -77,6 +79,7 @@ pub use timeline::{OperationReport, TimedOperation, Timeline, TimelineObserver};
 use super::{Found, Guest, Platform, PlatformError, Spec};
 use crate::aside::Aside;
 use crate::clock::Clock;
+use crate::disk::Disk;
 use crate::panics::poisoned;
 use crate::pool::{Count, Stock};
 use crate::setting::Problem;
@@ -133,6 +136,8 @@ pub struct PlatformParts {
     pub clock: Clock,
     /// Receives the durations of operations.
     pub observer: TimelineObserver,
+    /// Room on the disk, which running microVMs get in steps.
+    pub disk: Disk,
 }
 
 /// The microVMs of this host. Clones are cheap and share the same host.
@@ -164,6 +169,7 @@ struct Host {
     /// Folders of microVMs that are being made, saved or removed.
     making: Exclusive,
     attempts: Attempts,
+    disk: Disk,
     restoration: Restoration,
 }
 
@@ -255,7 +261,7 @@ impl Host {
         };
         links.want(links::LinkKind(Egress::Internet));
         let resolvers = Resolvers::new(config.dns.clone());
-        let PlatformParts { roles, logs, clock, observer } = surroundings;
+        let PlatformParts { roles, logs, clock, observer, disk } = surroundings;
         let (live, ending, making) = (Mutex::default(), Exclusive::default(), Exclusive::default());
         let host = Self {
             config,
@@ -276,6 +282,7 @@ impl Host {
             ending,
             making,
             attempts: Attempts::default(),
+            disk,
             restoration: Restoration::default(),
         };
         host.recover().map_err(OpenError::Leftovers)?;

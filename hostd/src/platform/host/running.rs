@@ -15,9 +15,10 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::layout::Place;
-use super::logs::{self, Output};
+use super::logs;
 use super::phase::Phase;
 use super::{Host, dns, exit, identity};
+use crate::disk::Lease;
 use crate::panics::poisoned;
 use crate::platform::{Exit, Spec};
 
@@ -38,6 +39,8 @@ pub(super) struct MicrovmParts {
     pub(super) card: bool,
     /// When the guest's credentials expire.
     pub(super) expiration: Option<SystemTime>,
+    /// Room for its disk; given back when the microVM is not served any more.
+    pub(super) lease: Mutex<Option<Lease>>,
 }
 
 /// A running microVM. Dropping it leaves the microVM running, and nothing takes the microVM's output any more.
@@ -72,13 +75,7 @@ impl RunningMicrovm {
         let mut tasks = JoinSet::new();
         let folder = parts.place.run.clone();
         tasks.spawn(exit::watch(agent.clone(), Arc::clone(&parts.process), folder, phase.subscribe(), exit));
-        let output = Output {
-            account: spec.account.clone(),
-            microvm: spec.id.clone(),
-            target: spec.log.clone(),
-            sink: Arc::clone(&host.logs),
-        };
-        tasks.spawn(logs::follow(agent.clone(), output));
+        tasks.spawn(logs::follow(agent.clone(), host.output(spec)));
         if parts.card && spec.egress == Egress::Internet {
             tasks.spawn(dns::serve(agent.clone(), host.resolvers.clone(), spec.account.clone()));
         }
@@ -107,6 +104,7 @@ impl RunningMicrovm {
     pub(super) fn stop_serving(&self) {
         self.phase.send_replace(Phase::Gone);
         self.tasks.lock().unwrap_or_else(poisoned).abort_all();
+        drop(self.parts.lease.lock().unwrap_or_else(poisoned).take());
     }
 
     /// Thaws the app, which a suspend has frozen or may have: one that was cancelled, or one that an earlier daemon

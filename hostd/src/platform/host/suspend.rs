@@ -36,7 +36,7 @@ use super::phase::Phase;
 use super::running::RunningMicrovm;
 use super::timeline::{OperationReport, TimedOperation, Timeline};
 use super::{Host, logs};
-use crate::disk;
+use crate::disk::DiskError;
 use crate::platform::SuspendError;
 
 /// Deadline for the agent to freeze the app. A freeze takes a few seconds at most (hearth-guest,
@@ -56,14 +56,9 @@ enum SaveError {
     /// The microVM does not run; contains its id.
     #[error("{0} is being suspended already, or gone")]
     Busy(MicrovmId),
-    /// The disk has no room for what the microVM has in memory.
-    #[error("the disk has {free_mib} MiB free, and its memory may take {needed_mib} MiB")]
-    NoRoom {
-        /// What is free, in MiB.
-        free_mib: u64,
-        /// What the microVM has written to its memory, in MiB: more than that is not saved.
-        needed_mib: u64,
-    },
+    /// The disk has no room for what the microVM has in memory, or its account may take no more.
+    #[error("no room for what is in its memory: {0}")]
+    NoRoom(#[from] DiskError),
     /// The agent did not freeze the app.
     #[error(transparent)]
     Freeze(#[from] AgentError),
@@ -144,13 +139,10 @@ pub(super) async fn suspend(microvm: &RunningMicrovm, number: u64) -> Result<(),
 }
 
 async fn save(microvm: &RunningMicrovm, number: u64, timeline: &mut Timeline) -> Result<(), SaveError> {
-    // A disk that this would fill is left alone. What cannot be found out is found out by the save.
-    if let (Ok(free), Ok(needed)) =
-        (disk::free(microvm.host.layout.data()), microvm.parts.process.private_memory())
-        && free < needed
-    {
-        return Err(SaveError::NoRoom { free_mib: free >> 20, needed_mib: needed >> 20 });
-    }
+    // A disk that this would fill is left alone: no more than the microVM has written to its memory is saved. What cannot
+    // be found out is found out by the save.
+    let needed = microvm.parts.process.private_memory().unwrap_or_default();
+    let _hold = microvm.host.disk.hold(microvm.spec.account.as_str(), needed)?;
     let (mut control, frozen) = freeze(microvm.agent()).await?;
     timeline.done("freeze");
     // Lines that are not taken now stay in the guest.

@@ -47,6 +47,12 @@ pub enum LimitError {
         "There is not enough capacity: the host's disk is full. Delete what is not needed, or retry the request later."
     )]
     DiskFull,
+    /// The account has so much of the disk that too little would be left for others.
+    #[error(
+        "There is not enough capacity: this account has most of the host's disk, and the rest is for others. Delete what is not \
+         needed, or retry the request later."
+    )]
+    DiskShare,
 }
 
 impl LimitError {
@@ -54,7 +60,8 @@ impl LimitError {
     pub(crate) fn of_disk(error: DiskError, account: &str) -> Self {
         match error {
             // How full the host is is its operator's business.
-            DiskError::Full { .. } => Self::DiskFull,
+            DiskError::Full { .. } | DiskError::Files { .. } => Self::DiskFull,
+            DiskError::Share { .. } => Self::DiskShare,
             DiskError::Quota(limit) => {
                 Self::QuotaExceeded { quota: Quota::Disk, limit, resource: account.to_owned() }
             }
@@ -65,7 +72,7 @@ impl LimitError {
     pub(super) fn quota(&self) -> Option<Quota> {
         match self {
             Self::QuotaExceeded { quota, .. } | Self::Throttled { quota, .. } => Some(*quota),
-            Self::Busy(_) | Self::Capacity { .. } | Self::DiskFull => None,
+            Self::Busy(_) | Self::Capacity { .. } | Self::DiskFull | Self::DiskShare => None,
         }
     }
 
@@ -74,7 +81,7 @@ impl LimitError {
         match self {
             Self::QuotaExceeded { .. } => None,
             Self::Throttled { retry_after, .. } => Some(*retry_after),
-            Self::Busy(_) | Self::Capacity { .. } | Self::DiskFull => Some(RETRY),
+            Self::Busy(_) | Self::Capacity { .. } | Self::DiskFull | Self::DiskShare => Some(RETRY),
         }
     }
 }
@@ -84,7 +91,7 @@ impl Family for LimitError {
         match self {
             Self::QuotaExceeded { .. } => Kind::Quota,
             Self::Throttled { .. } | Self::Busy(_) => Kind::Throttling,
-            Self::Capacity { .. } | Self::DiskFull => Kind::Capacity,
+            Self::Capacity { .. } | Self::DiskFull | Self::DiskShare => Kind::Capacity,
         }
     }
 
@@ -93,7 +100,11 @@ impl Family for LimitError {
             Self::QuotaExceeded { quota, resource, .. } => {
                 Some(Resource { kind: quota.resource_type(), id: resource.clone() })
             }
-            Self::Throttled { .. } | Self::Busy(_) | Self::Capacity { .. } | Self::DiskFull => None,
+            Self::Throttled { .. }
+            | Self::Busy(_)
+            | Self::Capacity { .. }
+            | Self::DiskFull
+            | Self::DiskShare => None,
         }
     }
 }

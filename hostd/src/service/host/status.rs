@@ -51,11 +51,14 @@ fn artifact_limits(limits: &Limits) -> ArtifactLimits {
 /// What an account uses, and may use.
 fn account(service: &Service, account: &str) -> AccountStatus {
     let limits = &service.config().limits;
+    let disk = &service.parts().disk;
     AccountStatus {
         memory_mib: bytes(service.parts().microvms.memory_of(account)),
         max_memory_mib: limits.memory_mib.map(bytes),
         max_images: limits.images.map(bytes),
         max_versions: limits.versions.map(bytes),
         max_builds: limits.builds.map(bytes),
+        disk_bytes: bytes(disk.of_account(account).taken),
+        max_disk_bytes: disk.quota().map(bytes),
     }
 }

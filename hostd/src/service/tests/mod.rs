@@ -236,7 +236,12 @@ async fn furnished(config: ServiceConfig, roles: RolesConfig, artifacts: Artifac
     let tokens = Tokens::open(&daemon.db, clock, "us-east-1").await.unwrap();
     let (outside, host) = Outside::new(daemon.events.clone(), clock);
     let parts = Parts {
-        disk: Disk::of(bases.path(), DiskConfig { reserve_mib: Some(0) }, config.limits.disk_mib).unwrap(),
+        disk: Disk::of(
+            bases.path(),
+            DiskConfig { reserve_mib: Some(0), ..DiskConfig::default() },
+            config.limits.disk_mib,
+        )
+        .unwrap(),
         db: daemon.db.clone(),
         clock,
         microvms,

@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
+use super::GROUP;
 use crate::support::api::request;
 use crate::support::endpoint::{Endpoint, connect_from};
 use crate::support::tenant::{Listener, Tenant};
@@ -166,9 +167,6 @@ async fn with_key(tenant: Tenant, caller: usize, count: Arc<Count>) {
         }
     }
 }
-
-/// The log group of the hostile image's microVMs.
-const GROUP: &str = "/aws/lambda-microvms/attacker";
 
 fn logs() -> ReadLogsRequest {
     ReadLogsRequest {

@@ -11,8 +11,10 @@
 //! * [`honest`] – what the honest account does, and how long it takes
 //! * [`clients`] – the hostile clients
 //! * [`held`] – what the daemon holds
+//! * [`disk`] – a guest that fills the disk
 
 mod clients;
+mod disk;
 mod held;
 mod honest;
 mod surroundings;
@@ -43,6 +45,8 @@ const MINUTES: &str = "HEARTH_SOAK_MINUTES";
 const ROUNDS: usize = 4;
 /// What the hostile guests do.
 const ATTACKS: [&str; 5] = ["connections", "dns", "flush", "log", "disk"];
+/// The log group of the hostile image's microVMs.
+const GROUP: &str = "/aws/lambda-microvms/attacker";
 /// The address of the honest account, and that of the hostile clients.
 const HONEST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const HOSTILE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 66);
@@ -110,6 +114,7 @@ async fn an_honest_account_is_served_beside_hostile_guests_and_clients() {
     say(&format!("hearthd held {before} before the attack, and {most} at most\n"));
     most.is_bounded();
     assert!(!daemon.log_text().contains("panicked"), "a panic is in the daemon's log");
+    disk::is_filled_by_one_account_alone(&daemon, &surroundings, (&honest, &hostile)).await;
     Rounds::default().go(&honest).await;
     daemon.finish().await;
 }
@@ -144,7 +149,7 @@ fn key(site: &Site) -> impl AsRef<Path> + use<> {
 fn configuration(site: &Site) -> String {
     let mut text = format!(
         "listen.address = '{ADDRESS}'\nlisten.certificate = {:?}\nlisten.key = {:?}\ncapacity_mib = 4096\n\
-         [quotas]\nmemory_mib = 2560\n",
+         disk.reserve_mib = 64\ndisk.account_ratio = 4\n[quotas]\nmemory_mib = 2560\n",
         certificate(site).as_ref(),
         key(site).as_ref()
     );

@@ -7,6 +7,8 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use rustix::fs::statvfs;
+
 use crate::support::site::Site;
 
 /// Size of the disk: more than the disk of a guest, and no more than is written of it is taken of the memory.
@@ -47,6 +49,13 @@ impl Surroundings {
         let server = UdpSocket::bind(SERVER).unwrap();
         thread::spawn(move || serve(&server));
         Self { site, resolv_conf, route: route.trim().to_owned() }
+    }
+
+    /// Makes the disk so small that it has this many bytes free.
+    pub(super) fn leave(&self, free: u64) {
+        let space = statvfs(self.site.data()).unwrap();
+        let size = (space.f_blocks - space.f_bfree) * space.f_frsize + free;
+        run(&format!("mount -o remount,size={size} {}", self.site.data().display()));
     }
 
     /// The daemon's folders and programs.

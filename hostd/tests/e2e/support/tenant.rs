@@ -11,7 +11,7 @@ use hearth_proto::microvms::v1::microvm_service_client::MicrovmServiceClient;
 use hearth_proto::microvms::v1::{
     Capability, CodeArtifact, CreateMicrovmImageRequest, GetMicrovmImageRequest, GetMicrovmRequest,
     ListManagedMicrovmImagesRequest, Microvm, MicrovmImageState, MicrovmState, Resources,
-    TerminateMicrovmRequest, code_artifact,
+    ResumeMicrovmRequest, SuspendMicrovmRequest, TerminateMicrovmRequest, code_artifact,
 };
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -166,6 +166,18 @@ impl Tenant {
             (microvm.state() == state).then_some(microvm)
         })
         .await
+    }
+
+    /// Asks for a microVM's suspend.
+    pub(crate) async fn suspend(&self, id: &str) -> Result<(), Status> {
+        let request = SuspendMicrovmRequest { microvm_identifier: Some(id.into()) };
+        self.api().suspend_microvm(request).await.map(drop)
+    }
+
+    /// Asks for a suspended microVM to go on.
+    pub(crate) async fn resume(&self, id: &str) -> Result<(), Status> {
+        let request = ResumeMicrovmRequest { microvm_identifier: Some(id.into()) };
+        self.api().resume_microvm(request).await.map(drop)
     }
 
     /// Asks for a microVM's end.

@@ -113,6 +113,8 @@ pub struct DiskConfig {
     pub serial: String,
     /// Rate limits, if any.
     pub rate_limiter: Option<RateLimiterConfig>,
+    /// Storage in bytes that the file of the guest's writes may take, if that is bounded. A write that needs more waits.
+    pub room: Option<u64>,
 }
 
 /// A network card.
@@ -253,10 +255,10 @@ impl MachineConfig {
         }
     }
 
-    /// Replaces the rate limits of the devices.
+    /// Replaces the limits of the devices.
     pub fn set_limits(&mut self, limits: DeviceLimits) {
         for disk in &mut self.disks {
-            disk.rate_limiter = limits.disk;
+            (disk.rate_limiter, disk.room) = (limits.disk, limits.room);
         }
         for net in &mut self.nets {
             (net.receive_limiter, net.transmit_limiter) = (limits.receive, limits.transmit);
@@ -282,6 +284,7 @@ impl MachineConfig {
                 source,
                 serial: disk.serial.clone(),
                 rate_limiter: disk.rate_limiter,
+                room: disk.room,
             })
         };
         let net = |net: &NetConfig| io::Result::Ok(NetConfig { tap: net.tap.try_clone()?, ..*net });

@@ -1,4 +1,4 @@
-//! Rate limits of devices, as an operator configures them.
+//! Limits of devices, as an operator configures them.
 
 use hearth_proto::vmm::v1 as proto;
 
@@ -36,6 +36,8 @@ pub struct DeviceLimits {
     pub receive: Option<RateLimiterConfig>,
     /// Limits of each network card for sent packets.
     pub transmit: Option<RateLimiterConfig>,
+    /// Storage in bytes that the file of each disk's writes may take. A write that needs more waits.
+    pub room: Option<u64>,
 }
 
 impl RateLimiterConfig {
@@ -85,7 +87,7 @@ impl DeviceLimits {
     pub fn message(self) -> proto::DeviceLimits {
         let [disk, receive, transmit] =
             [self.disk, self.receive, self.transmit].map(|limits| limits.map(RateLimiterConfig::message));
-        proto::DeviceLimits { disk, receive, transmit }
+        proto::DeviceLimits { disk, receive, transmit, room_bytes: self.room }
     }
 
     /// Parses the form of the control protocol.
@@ -98,14 +100,15 @@ impl DeviceLimits {
             disk: limits(message.disk)?,
             receive: limits(message.receive)?,
             transmit: limits(message.transmit)?,
+            room: message.room_bytes,
         })
     }
 
     /// Replaces the limits in the description of a machine.
     pub fn describe(self, machine: &mut proto::Create) {
-        let proto::DeviceLimits { disk, receive, transmit } = self.message();
+        let proto::DeviceLimits { disk, receive, transmit, room_bytes } = self.message();
         for described in &mut machine.disks {
-            described.rate_limiter = disk;
+            (described.rate_limiter, described.room_bytes) = (disk, room_bytes);
         }
         for described in &mut machine.nets {
             (described.receive_limiter, described.transmit_limiter) = (receive, transmit);

@@ -17,11 +17,17 @@ fn full() -> MachineConfig {
         initramfs: Some(file()),
         command_line: "console=ttyS0".into(),
         disks: vec![
-            DiskConfig { source: DiskSource::ReadOnly(file()), serial: "a".into(), rate_limiter: limiter },
+            DiskConfig {
+                source: DiskSource::ReadOnly(file()),
+                serial: "a".into(),
+                rate_limiter: limiter,
+                room: None,
+            },
             DiskConfig {
                 source: DiskSource::Overlay { base: file(), layers: vec![file()], overlay: file() },
                 serial: "b".into(),
                 rate_limiter: None,
+                room: Some(1 << 30),
             },
         ],
         nets: vec![NetConfig {
@@ -54,7 +60,7 @@ fn a_machine_survives_the_way_through_a_message() {
 fn limits_replace_those_of_every_device() {
     let bucket = |size| BucketConfig { size, one_time_burst: 0, refill_ms: MAX_REFILL_MS };
     let limit = |size| Some(RateLimiterConfig { bytes: None, ops: Some(bucket(size)) });
-    let limits = DeviceLimits { disk: limit(1), receive: None, transmit: limit(3) };
+    let limits = DeviceLimits { disk: limit(1), receive: None, transmit: limit(3), room: Some(4) };
     assert_eq!(DeviceLimits::from_message(limits.message()).unwrap(), limits);
     let (mut described, _fds) = full().into_message(file().into());
     limits.describe(&mut described);
@@ -90,8 +96,12 @@ fn every_wrong_value_is_named() {
     assert!(refused(|config| config.disks[1].serial = "s".repeat(21)).contains("disk 1"));
     assert!(refused(|config| config.vsock.as_mut().unwrap().guest_cid = 2).contains("reserved"));
     let many = |config: &mut MachineConfig| {
-        let disk =
-            || DiskConfig { source: DiskSource::ReadOnly(file()), serial: String::new(), rate_limiter: None };
+        let disk = || DiskConfig {
+            source: DiskSource::ReadOnly(file()),
+            serial: String::new(),
+            rate_limiter: None,
+            room: None,
+        };
         config.disks = std::iter::repeat_with(disk).take(40).collect();
     };
     assert!(refused(many).contains("32 slots"));

@@ -87,7 +87,14 @@ impl MachineConfig {
         for (index, disk) in self.disks.into_iter().enumerate() {
             let (mode, layers) = descriptors.add_disk(index, disk.source);
             let rate_limiter = disk.rate_limiter.map(RateLimiterConfig::message);
-            disks.push(proto::Disk { mode: mode.into(), serial: disk.serial, rate_limiter, layers });
+            let room_bytes = disk.room;
+            disks.push(proto::Disk {
+                mode: mode.into(),
+                serial: disk.serial,
+                rate_limiter,
+                layers,
+                room_bytes,
+            });
         }
         let mut nets = Vec::new();
         for (index, net) in self.nets.into_iter().enumerate() {
@@ -172,7 +179,7 @@ impl MachineConfig {
                 }
             };
             let rate_limiter = disk.rate_limiter.map(RateLimiterConfig::from_message).transpose()?;
-            disks.push(DiskConfig { source, serial: disk.serial, rate_limiter });
+            disks.push(DiskConfig { source, serial: disk.serial, rate_limiter, room: disk.room_bytes });
         }
         let mut nets = Vec::new();
         for (index, net) in create.nets.into_iter().enumerate() {

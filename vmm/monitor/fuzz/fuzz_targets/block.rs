@@ -47,7 +47,7 @@ fuzz_target!(|data: &[u8]| {
     let (Ok(base_kept), Ok(layer_kept)) = (base.try_clone(), layer.try_clone()) else { return };
     let before = content(&base_kept).zip(content(&layer_kept));
     let source = DiskSource::Overlay { base, layers: vec![layer], overlay };
-    let Ok(device) = Block::new(DiskConfig { source, serial: "fuzz".into(), rate_limiter: None }) else {
+    let Ok(device) = Block::new(DiskConfig { source, serial: "fuzz".into(), rate_limiter: None, room: None }) else {
         return;
     };
     fuzz_device(device, data);

@@ -90,6 +90,7 @@ impl Boot {
             source,
             serial: disk.serial.clone(),
             rate_limiter: None,
+            room: None,
         });
         let nets = self.taps.iter().enumerate().map(|(index, tap)| open_tap(index, tap));
         let config = MachineConfig {

@@ -14,7 +14,7 @@ mod saving;
 pub mod server;
 mod status;
 
-use hearth_vmm_api::protocol::LIMITS_FEATURE;
+use hearth_vmm_api::protocol::{LIMITS_FEATURE, ROOM_FEATURE};
 
 /// Names of the features that this program supports in addition to its protocol versions.
-pub const FEATURES: [&str; 1] = [LIMITS_FEATURE];
+pub const FEATURES: [&str; 2] = [LIMITS_FEATURE, ROOM_FEATURE];

@@ -115,6 +115,8 @@ impl Monitor {
         let cloned = |source| RequestError::Host { what: "duplicating descriptors", source };
         let Some((config, _)) = &self.rebuild else { return Err(self.wrong_state("save it")) };
         let mut description = self.description.clone();
+        // What the overlay may take says nothing about the overlay of a machine that is restored.
+        description.disks.iter_mut().for_each(|disk| disk.room_bytes = None);
         let mut layers = Vec::new();
         for ((index, into), disk) in files.layers.into_iter().enumerate().zip(&config.disks) {
             let DiskSource::Overlay { layers: below, overlay, .. } = &disk.source else { continue };

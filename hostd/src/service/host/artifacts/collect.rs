@@ -21,6 +21,7 @@ use super::upload::Condition;
 use super::{Artifacts, sync_folder};
 use crate::aside::Aside;
 use crate::clock::Clock;
+use crate::disk::footprint;
 use crate::store::{Db, StoreError, Table};
 
 /// Age from which on an unfinished upload in parts is removed.
@@ -131,7 +132,7 @@ impl Artifacts {
                 match (aside.filter(|aside| modified <= aside.since()), path.file_name()) {
                     (Some(aside), Some(name)) => {
                         aside.take(&path, &Path::new("artifacts").join(&account).join(name))?;
-                        self.usage().give_back(&account, data.len());
+                        self.usage().give_back(&account, footprint(data.len()));
                     }
                     _ => drop(self.remove_file(&account, &path)?),
                 }

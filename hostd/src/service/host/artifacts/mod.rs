@@ -37,7 +37,7 @@ use self::error::ArtifactError;
 use self::key::Key;
 use self::object::{Download, Object};
 use super::super::error::ServiceError;
-use crate::disk::Disk;
+use crate::disk::{Disk, footprint};
 use crate::panics::poisoned;
 use crate::turns::{Limits, Turns};
 use crate::usage::Usage;
@@ -55,7 +55,7 @@ struct Shared {
     max_bytes: u64,
     /// Turns at reading and writing files for clients.
     turns: Turns,
-    /// Room for uploads, and the counts of what accounts have here: the lengths of all files but those that are being
+    /// Room for uploads, and the counts of what accounts have here: the [`footprint`] of all files but those that are being
     /// written, which their uploads count.
     disk: Disk,
     /// Held while an artifact is replaced or removed, so that conditions about what is there hold until then.
@@ -127,9 +127,9 @@ impl Artifacts {
     /// Bytes of all that an account has here, but for what is being written.
     fn scan(&self, account: &str) -> io::Result<u64> {
         let place = self.place(account)?;
-        let mut bytes = files_length(&place.objects)?;
+        let mut bytes = files_footprint(&place.objects)?;
         for upload in fs::read_dir(&place.uploads)? {
-            bytes = bytes.saturating_add(files_length(&upload?.path())?);
+            bytes = bytes.saturating_add(files_footprint(&upload?.path())?);
         }
         Ok(bytes)
     }
@@ -139,7 +139,7 @@ impl Artifacts {
     fn remove_file(&self, account: &str, path: &Path) -> io::Result<bool> {
         let bytes = match path.symlink_metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            data => data?.len(),
+            data => footprint(data?.len()),
         };
         fs::remove_file(path)?;
         self.usage().give_back(account, bytes);
@@ -254,11 +254,11 @@ impl LocalBucket for Artifacts {
     }
 }
 
-/// Lengths of the files in a folder, together.
-fn files_length(folder: &Path) -> io::Result<u64> {
+/// What the files in a folder take, together.
+fn files_footprint(folder: &Path) -> io::Result<u64> {
     let mut bytes = 0_u64;
     for entry in fs::read_dir(folder)? {
-        bytes = bytes.saturating_add(entry?.metadata()?.len());
+        bytes = bytes.saturating_add(footprint(entry?.metadata()?.len()));
     }
     Ok(bytes)
 }

@@ -15,6 +15,7 @@ use super::key::{Key, hex};
 use super::object::{About, Object};
 use super::upload::{Condition, Stored, Upload, Verify, Written, complete};
 use super::{Artifacts, Place, ServiceError, make_folder, sync_folder};
+use crate::disk::footprint;
 
 /// Greatest number of a part.
 const PART_MAX: u32 = 10_000;
@@ -70,6 +71,7 @@ impl Artifacts {
     ) -> Result<UploadId, ServiceError> {
         key.check_new()?;
         let about = About { key: key.as_str().to_owned(), ..about };
+        self.admit(account, footprint(0))?;
         self.blocking(account, move |artifacts, account| {
             let place = artifacts.place(account)?;
             about.check()?;
@@ -82,7 +84,7 @@ impl Artifacts {
             make_folder(&folder)?;
             let file = folder.join(ABOUT);
             complete(File::create_new(&file)?, &about)?;
-            artifacts.usage().take(account, file.metadata()?.len()).keep();
+            artifacts.usage().take(account, footprint(file.metadata()?.len())).keep();
             sync_folder(&folder)?;
             sync_folder(&place.uploads)?;
             Ok(id)
@@ -192,7 +194,8 @@ impl Artifacts {
             if bytes > self.max_bytes() {
                 return Err(ArtifactError::TooLarge(self.max_bytes()));
             }
-            self.shared.disk.has_reserve().map_err(|error| ArtifactError::Disk(error, account.to_owned()))?;
+            let room = self.shared.disk.may_go_on(account, found.bytes);
+            room.map_err(|error| ArtifactError::Disk(error, account.to_owned()))?;
             share.set(bytes);
             md5.update(&unhex(&found.about.etag));
             copy(found, &mut file, verify.as_deref_mut())?;

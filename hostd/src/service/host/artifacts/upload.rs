@@ -12,7 +12,7 @@ use super::error::ArtifactError;
 use super::key::{ArtifactName, Key, hex};
 use super::object::{About, Object};
 use super::{Artifacts, ServiceError, sync_folder};
-use crate::disk::Disk;
+use crate::disk::{Disk, footprint};
 use crate::turns::AccountTurns;
 use crate::usage::Share;
 
@@ -103,6 +103,9 @@ impl Artifacts {
         max_bytes: u64,
     ) -> Result<Upload, ServiceError> {
         self.admit(account, 0)?;
+        // Each file takes as much, however little comes.
+        let share = self.usage().reserve(account, footprint(0));
+        let share = share.map_err(|error| ArtifactError::Disk(error.into(), account.to_owned()))?;
         let (file, temporary) =
             self.blocking(account, |artifacts, account| artifacts.temporary(account)).await?;
         Ok(Upload {
@@ -117,7 +120,7 @@ impl Artifacts {
             verify,
             disk: self.shared.disk.clone(),
             account: account.to_owned(),
-            share: self.usage().nothing(account),
+            share,
         })
     }
 
@@ -194,8 +197,8 @@ impl Artifacts {
         path: &Path,
         folder: &Path,
     ) -> Result<(), ArtifactError> {
-        let replaced = path.symlink_metadata().map_or(0, |data| data.len());
-        share.set(temporary.metadata()?.len());
+        let replaced = path.symlink_metadata().map_or(0, |data| footprint(data.len()));
+        share.set(footprint(temporary.metadata()?.len()));
         temporary.persist(path).map_err(|error| error.error)?;
         share.keep();
         self.usage().give_back(account, replaced);
@@ -225,7 +228,7 @@ impl Upload {
         if self.bytes > self.max_bytes {
             return Err(ArtifactError::TooLarge(self.max_bytes).into());
         }
-        let room = self.disk.has_reserve().and_then(|()| Ok(self.share.grow(length)?));
+        let room = self.disk.may_go_on(&self.account, length).and_then(|()| Ok(self.share.grow(length)?));
         room.map_err(|error| ArtifactError::Disk(error, self.account.clone()))?;
         self.md5.update(data);
         if let Some(sha256) = &mut self.sha256 {

@@ -66,7 +66,12 @@ async fn host(profile: Profile, limits: Limits) -> Host {
     );
     let (outside, host) = Outside::new(daemon.events.clone(), clock);
     let parts = Parts {
-        disk: Disk::of(bases.path(), DiskConfig { reserve_mib: Some(0) }, limits.disk_mib).unwrap(),
+        disk: Disk::of(
+            bases.path(),
+            DiskConfig { reserve_mib: Some(0), ..DiskConfig::default() },
+            limits.disk_mib,
+        )
+        .unwrap(),
         db: daemon.db.clone(),
         clock,
         microvms,

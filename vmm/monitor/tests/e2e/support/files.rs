@@ -80,5 +80,5 @@ fn named(variable: &str) -> PathBuf {
 
 /// Returns the configuration of a disk without rate limits.
 pub(crate) fn disk(source: DiskSource, serial: &str) -> DiskConfig {
-    DiskConfig { source, serial: serial.to_string(), rate_limiter: None }
+    DiskConfig { source, serial: serial.to_string(), rate_limiter: None, room: None }
 }

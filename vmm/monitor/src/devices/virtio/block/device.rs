@@ -74,6 +74,7 @@ struct Counters {
     write_zeroes: u64,
     errors: u64,
     throttled: u64,
+    out_of_room: u64,
 }
 
 /// State that exists while a driver has activated the device.
@@ -83,6 +84,8 @@ struct Active {
     poller: Poller,
     /// Whether requests wait for the rate limiter's timer.
     throttled: bool,
+    /// Whether requests wait for a larger bound on storage.
+    out_of_room: bool,
 }
 
 /// A virtio block device.
@@ -137,7 +140,7 @@ impl Block {
             features,
             sectors: disk.sectors(),
             config_space: config_space(disk.sectors(), disk.is_read_only()),
-            io: DiskIo::new(disk).map_err(BlockError::Engine)?,
+            io: DiskIo::new(disk, config.room).map_err(BlockError::Engine)?,
             serial,
             limiter,
             timer: LimiterTimer::new().map_err(BlockError::Engine)?,
@@ -185,7 +188,7 @@ impl Block {
     /// Pops requests as long as there are requests and free slots, and the rate limiter lets them pass.
     fn take_requests(&mut self) -> Result<(), DeviceError> {
         let Self { io, active: Some(active), .. } = self else { return Ok(()) };
-        if active.throttled {
+        if active.throttled || active.out_of_room {
             return Ok(());
         }
         let limits = io.limits();
@@ -210,6 +213,15 @@ impl Block {
                 Ok(request) => Ok(request),
                 Err(Refused::With(status)) => Err(status),
             };
+            if let Ok(request) = &request
+                && !io.has_room(request).map_err(DeviceError::backend("asking what the disk's file takes"))?
+            {
+                active.queue.undo_pop(1);
+                io.release(index);
+                active.out_of_room = true;
+                self.counters.out_of_room += 1;
+                return Ok(());
+            }
             let cost = request.as_ref().map_or(0, |request| io.cost(request));
             if let Some(limiter) = &mut self.limiter {
                 let now = monotonic_now();
@@ -355,7 +367,7 @@ impl VirtioDevice for Block {
             .add(self.io.engine().event(), COMPLETION, Interest::READ)
             .and_then(|()| poller.add(&self.timer, TIMER, Interest::READ))
             .map_err(watching)?;
-        self.active = Some(Active { queue, poller, throttled: false });
+        self.active = Some(Active { queue, poller, throttled: false, out_of_room: false });
         Ok(())
     }
 
@@ -383,6 +395,10 @@ impl VirtioDevice for Block {
                     active.throttled = false;
                 }
             }
+        }
+        if let Some(active) = &mut self.active {
+            // A discard that has completed may have made room, and so does a larger bound.
+            active.out_of_room = false;
         }
         self.run()
     }
@@ -421,7 +437,8 @@ impl VirtioDevice for Block {
 
     fn set_limits(&mut self, limits: DeviceLimits) -> Result<(), DeviceError> {
         let changed = RateLimiter::change(&mut self.limiter, limits.disk, monotonic_now())?;
-        if changed && self.active.as_ref().is_some_and(|active| active.throttled) {
+        let changed = self.io.set_room(limits.room) || changed;
+        if changed && self.active.as_ref().is_some_and(|active| active.throttled || active.out_of_room) {
             // The device thread tries again what waits under the old limits.
             self.timer
                 .arm(std::time::Duration::ZERO)
@@ -442,6 +459,7 @@ impl VirtioDevice for Block {
             ("write_zeroes", counters.write_zeroes),
             ("errors", counters.errors),
             ("throttled", counters.throttled),
+            ("out_of_room", counters.out_of_room),
         ]
     }
 }

@@ -12,6 +12,7 @@ use super::backend::Disk;
 use super::engine::{Engine, MAX_OPERATIONS};
 use super::flush::{Flusher, Step};
 use super::request::{self, Limits, Operation, Request, Status};
+use super::room::Room;
 use super::slots::{MAX_PARTS, Part, PartKind, SLOTS, Slots};
 use crate::devices::virtio::queue::Chain;
 
@@ -46,6 +47,7 @@ pub(super) struct DiskIo {
     flush_attempts: u8,
     write_through: bool,
     limits: Limits,
+    room: Room,
     /// Finished requests, in the order in which they finished.
     finished: VecDeque<(u16, Status)>,
     /// Zeros to write; empty for a read-only disk.
@@ -55,9 +57,11 @@ pub(super) struct DiskIo {
 }
 
 impl DiskIo {
+    /// `room`: the storage in bytes that the disk's writes may take.
+    ///
     /// # Errors
     /// When the host provides no ring.
-    pub(super) fn new(disk: Disk) -> io::Result<Self> {
+    pub(super) fn new(disk: Disk, room: Option<u64>) -> io::Result<Self> {
         let limits = Limits {
             sectors: disk.sectors(),
             read_only: disk.is_read_only(),
@@ -72,6 +76,7 @@ impl DiskIo {
             flush_attempts: 0,
             write_through: false,
             limits,
+            room: Room::new(room),
             finished: VecDeque::with_capacity(usize::from(SLOTS)),
             zeros: vec![0; if disk.is_read_only() { 0 } else { ZEROS }],
             can_punch: true,
@@ -123,6 +128,33 @@ impl DiskIo {
             Operation::Read | Operation::Write => request.bytes,
             Operation::WriteZeroes if !self.can_zero => request.bytes,
             _ => 0,
+        }
+    }
+
+    /// Changes the storage in bytes that the disk's writes may take; returns whether it is another amount than before.
+    pub(super) fn set_room(&mut self, room: Option<u64>) -> bool {
+        self.room.set(room)
+    }
+
+    /// Whether the storage that `request` may take is within the bound; then it counts as taken. Discards take none, and
+    /// neither do zeros where storage is bounded, unless the host can only write them.
+    ///
+    /// # Errors
+    /// The host's.
+    pub(super) fn has_room(&mut self, request: &Request) -> io::Result<bool> {
+        if !self.room.is_bounded() {
+            return Ok(true);
+        }
+        let (sector, bytes) = match request.operation {
+            Operation::Write => (request.sector, request.bytes),
+            // Where its segments lie does not matter: they are not looked for in what is there already.
+            Operation::WriteZeroes if !self.can_punch => (self.disk.sectors(), request.bytes),
+            _ => return Ok(true),
+        };
+        let extent = self.disk.locate_for_write(sector, 0);
+        match self.disk.files().get(extent.file as usize) {
+            Some(file) => self.room.admit(file, extent.offset, bytes, || self.slots.bytes_written()),
+            None => Ok(true),
         }
     }
 
@@ -271,7 +303,8 @@ impl DiskIo {
             let kind = match request.operation {
                 Operation::Discard if self.can_punch => PartKind::Discard,
                 Operation::Discard => continue,
-                _ if segment.unmap && self.can_punch => PartKind::Punch,
+                // Where storage is bounded, none is taken for zeros. A guest cannot tell the difference.
+                _ if (segment.unmap || self.room.is_bounded()) && self.can_punch => PartKind::Punch,
                 _ if self.can_zero => PartKind::Zero,
                 _ => PartKind::WriteZeros,
             };

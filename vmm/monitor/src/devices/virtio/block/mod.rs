@@ -1,7 +1,7 @@
 //! The virtio block device (virtio 1.2, 5.2) with a copy-on-write overlay and layers, which are frozen overlays.
 //!
 //! The path of a request: [`device`] pops a chain, [`request`] parses it or determines why it is
-//! refused, the rate limiter lets it pass, and [`io`] turns it into operations on the disk's files. [`backend`]
+//! refused, the rate limiter and the bound on storage ([`room`]) let it pass, and [`io`] turns it into operations on the disk's files. [`backend`]
 //! finds the file in which a sector lies, using the overlay's [`map`]. [`engine`] hands operations to the
 //! kernel's io_uring, directly from and to guest memory, and the completions wake the device thread. A flush
 //! passes through the state machine in [`flush`], which defines in which order data and map become durable.
@@ -25,6 +25,7 @@ mod map;
 mod merge;
 mod overlay;
 mod request;
+mod room;
 mod slots;
 
 pub use backend::DiskError;

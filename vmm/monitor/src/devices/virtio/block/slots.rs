@@ -6,7 +6,7 @@
 use std::mem::MaybeUninit;
 
 use super::backend::Extent;
-use super::request::{HEADER_LEN, Request};
+use super::request::{HEADER_LEN, Operation, Request};
 use super::{QUEUE_SIZE, SECTOR_SIZE};
 use crate::devices::virtio::queue::{Chain, for_each_part};
 
@@ -141,6 +141,9 @@ impl Slots {
 
     /// Releases a slot.
     pub(super) fn release(&mut self, index: u16) {
+        if let Some(slot) = self.get_mut(index) {
+            slot.request = None;
+        }
         self.free.push(index);
     }
 
@@ -153,6 +156,13 @@ impl Slots {
     /// Whether any slot is taken.
     pub(super) fn any_taken(&self) -> bool {
         self.free.len() < self.slots.len()
+    }
+
+    /// Bytes of the writes in progress.
+    pub(super) fn bytes_written(&self) -> u64 {
+        let requests = self.slots.iter().filter_map(|slot| slot.request);
+        let writes = requests.filter(|request| request.operation == Operation::Write);
+        writes.fold(0, |sum, request| sum.saturating_add(request.bytes))
     }
 
     pub(super) fn get(&self, index: u16) -> Option<&Slot> {

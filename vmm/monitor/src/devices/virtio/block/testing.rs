@@ -42,7 +42,7 @@ pub(super) fn disk_file(size: u64) -> File {
 }
 
 pub(super) fn config(source: DiskSource) -> DiskConfig {
-    DiskConfig { source, serial: "disk-0".into(), rate_limiter: None }
+    DiskConfig { source, serial: "disk-0".into(), rate_limiter: None, room: None }
 }
 
 pub(super) fn overlay(base: &File, overlay: &File) -> DiskConfig {

@@ -440,6 +440,43 @@ fn a_limit_is_changed_while_requests_wait_for_it() {
     guest.rig.device.set_limits(refused).unwrap_err();
 }
 
+/// What waits for room is not in flight, is done in its order when there is room, and what needs none is done before.
+#[test]
+fn writes_wait_for_room_and_what_takes_none_does_not() {
+    let (base, top) = (disk_file(8 * MIB), disk_file(0));
+    let mut config = overlay(&base, &top);
+    config.room = Some(MIB / 2);
+    let mut guest = Guest::new(config);
+    let taken = || top.metadata().unwrap().blocks() * 512;
+    let data = vec![3; 64 << 10];
+    assert_eq!(guest.write(0, &data), OK);
+    guest.put(DATA, &data);
+    let statuses: Vec<u64> = (1..10)
+        .map(|n| guest.offer(blk::VIRTIO_BLK_T_OUT, n * 128, &[Buffer::Read(DATA, 64 << 10)]))
+        .collect();
+    guest.offer(blk::VIRTIO_BLK_T_IN, 0, &[Buffer::Write(DATA, 512)]);
+    guest.notify();
+    guest.rig.device.quiesce().unwrap();
+    assert!(guest.counter("out_of_room") > 0 && guest.counter("writes") < 10 && guest.counter("reads") == 0);
+    assert!(taken() <= MIB / 2, "{} bytes", taken());
+    let set = |guest: &mut Guest, room| {
+        guest.rig.device.set_limits(DeviceLimits { room, ..DeviceLimits::default() }).unwrap();
+    };
+    set(&mut guest, Some(MIB));
+    while guest.counter("reads") + guest.counter("writes") < 11 {
+        guest.wait();
+    }
+    assert!(statuses.iter().all(|status| guest.get(*status, 1) == [OK]));
+    assert_eq!((guest.counter("writes"), guest.counter("errors")), (10, 0));
+    // Used up: what is there can be written again, zeros are holes, and what is discarded makes room.
+    set(&mut guest, Some(taken()));
+    while guest.rig.queues[0].used().is_some() {}
+    assert_eq!(guest.write(128, &data), OK);
+    assert_eq!(guest.segments(blk::VIRTIO_BLK_T_WRITE_ZEROES, &[(8192, 4096, 0)]), OK);
+    assert_eq!(guest.segments(blk::VIRTIO_BLK_T_DISCARD, &[(0, 1024, 0)]), OK);
+    assert_eq!(guest.write(4096, &data), OK);
+}
+
 #[test]
 fn a_flush_that_cannot_be_kept_fails_and_so_does_quiescing() {
     use std::os::fd::AsRawFd as _;

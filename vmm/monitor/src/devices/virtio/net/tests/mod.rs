@@ -358,7 +358,7 @@ fn limits_are_changed_while_packets_wait_for_them() {
         cable.rig.pump(-1);
     }
     let limits = Some(one_packet_per(NEVER));
-    let limits = DeviceLimits { receive: limits, transmit: limits, disk: None };
+    let limits = DeviceLimits { receive: limits, transmit: limits, ..DeviceLimits::default() };
     cable.rig.device.set_limits(limits).unwrap();
     assert_eq!(cable.rig.pump(0), 0, "the buckets are still empty");
     cable.rig.device.set_limits(DeviceLimits::default()).unwrap();
