@@ -24,8 +24,9 @@ use crate::metrics::Metrics;
 
 /// How long the process is waited for before it is looked at whether it is to go on.
 const LOOK: Duration = Duration::from_secs(1);
-/// Longest time in which the process says nothing: it says how much was read every 4 MiB, and twice a second when it waits.
-const SILENCE: Duration = Duration::from_secs(120);
+/// Longest time in which the process says nothing: it says how much was read every 4 MiB, and twice a second when it waits. A
+/// disk that is busy serves everybody else first.
+const SILENCE: Duration = Duration::from_secs(600);
 /// Most files of an object; a packet holds no more descriptors.
 const FILES: usize = 200;
 /// Most things that are kept of one object's damage.

@@ -32,21 +32,23 @@ fn flip(path: &Path, at: u64) {
 /// A byte of each kind of content that a file has.
 fn places(name: &str, path: &Path) -> Vec<u64> {
     let file = File::open(path).unwrap();
-    let data = |from| seek(&file, SeekFrom::Data(from)).unwrap();
+    let data = |from| seek(&file, SeekFrom::Data(from)).ok();
     let number = |at| {
         let mut bytes = [0; 8];
         file.read_exact_at(&mut bytes, at).unwrap();
         u64::from_le_bytes(bytes)
     };
-    match name.rsplit('/').next().unwrap() {
-        "state" => vec![33],
-        "memory" => vec![data(0) + 100, data(64 << 20) + 4000],
-        "working-set" => vec![65, number(48) + 5],
-        "disk0" => vec![13, data(4096), data(number(20)) + 100],
-        "disk" => vec![data(0) + 1030, data(8 << 20)],
-        "sums" => vec![30],
-        _ => vec![1],
-    }
+    let places = match name.rsplit('/').next().unwrap() {
+        "state" => vec![Some(33)],
+        "memory" => vec![data(0), data(64 << 20)],
+        "working-set" => vec![Some(65), Some(number(48) + 5)],
+        // The header, the map and the data; a guest may have written nothing.
+        "disk0" => vec![Some(13), data(4096).filter(|at| *at < number(20)), data(number(20))],
+        "disk" => vec![data(0).map(|at| at + 1030), data(8 << 20)],
+        "sums" => vec![Some(30)],
+        _ => vec![Some(1)],
+    };
+    places.into_iter().flatten().collect()
 }
 
 /// What `hearth-vmm verify` says of a folder, and whether it is whole.
@@ -64,7 +66,7 @@ fn every_flip_is_found(daemon: &Daemon, folder: &Path, without_sums: &[&str]) {
         let path = folder.join(&name);
         let mut places = places(&name, &path);
         if without_sums.contains(&name.as_str()) {
-            places.truncate(2); // header and map
+            places.retain(|at| *at < 1 << 20); // header and map
         }
         for at in places {
             flip(&path, at);
@@ -160,6 +162,7 @@ async fn a_bit_that_flips_is_found_in_every_file_and_launches_are_refused_until_
     assert!(daemon.launch(request("counter")).await.is_err());
     daemon.kill();
     flip(&disk, in_disk);
+    flip(&memory, in_memory);
     daemon.restart(None).await;
     let again = until("launches are accepted", async || daemon.launch(request("counter")).await.ok()).await;
     daemon.wait(&again.microvm_id, Running).await;
