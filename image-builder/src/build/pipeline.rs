@@ -8,6 +8,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use hearth_host::network::Egress;
 use hearth_host::roles::{Credentials, RoleProvider};
 use hearth_proto::guest::v1 as proto;
+use hearth_vmm_api::scrub::files_of;
+use hearth_vmm_api::snapshot::bulk::Bulk;
+use hearth_vmm_api::snapshot::folder::{IMAGE_SNAPSHOT, MEMORY, STATE, WORKING_SET};
+use hearth_vmm_api::snapshot::sums::{FileSums, SUMS, Sums};
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 use tokio::task::spawn_blocking;
@@ -232,8 +236,9 @@ async fn commit(folder: std::path::PathBuf, out: &Path) -> Result<(), BuildError
         let sync = |path: &Path| {
             File::open(path).and_then(|opened| opened.sync_all()).map_err(file("syncing", path))
         };
+        make_sums(&folder)?;
         // The snapshot's folder is durable already, except for its working set.
-        for name in [DISK, MANIFEST, SNAPSHOT, ""] {
+        for name in [DISK, MANIFEST, SNAPSHOT, SUMS, ""] {
             sync(&folder.join(name))?;
         }
         let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -241,6 +246,22 @@ async fn commit(folder: std::path::PathBuf, out: &Path) -> Result<(), BuildError
         sync(parent)
     });
     committed.await?
+}
+
+/// Makes checksums of all files that have none of their own, from the page cache: as they were meant. Nothing of them is parsed.
+fn make_sums(folder: &Path) -> Result<(), BuildError> {
+    let own = [STATE, MEMORY, WORKING_SET].map(|name| format!("{IMAGE_SNAPSHOT}{name}"));
+    let mut sums = Sums::default();
+    for (name, opened) in files_of(folder).map_err(file("looking into", folder))? {
+        if own.contains(&name) {
+            continue;
+        }
+        let made = FileSums::make(&opened, &name, &mut Bulk::through_cache(&mut |_| Ok(())));
+        let made = made.map_err(|error| BuildError::Platform(format!("making checksums: {error}")))?;
+        sums.files.insert(name, made);
+    }
+    let path = folder.join(SUMS);
+    fs::write(&path, sums.encode()).map_err(file("writing", &path))
 }
 
 /// Renames `from` to `to`, which must not exist; never replaces anything.
@@ -302,6 +323,23 @@ mod tests {
         let error = credentials(&roles, &request(of("111111111111"))).await.unwrap_err();
         assert_eq!(error.state_reason(), FailureCode::S3AccessDenied.sentence(), "the user can mend it");
         assert!(error.to_string().contains("the account 222222222222 may not use the role"), "{error}");
+    }
+
+    #[test]
+    fn an_image_has_checksums_of_every_file_without_any_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join(SNAPSHOT)).unwrap();
+        for name in
+            [DISK, MANIFEST, "snapshot/state", "snapshot/memory", "snapshot/working-set", "snapshot/disk0"]
+        {
+            fs::write(folder.path().join(name), name).unwrap();
+        }
+        make_sums(folder.path()).unwrap();
+        let sums = Sums::read(&File::open(folder.path().join(SUMS)).unwrap(), SUMS).unwrap();
+        assert!(sums.files.keys().eq([DISK, MANIFEST, "snapshot/disk0"]), "{:?}", sums.files.keys());
+        let disk = File::open(folder.path().join(DISK)).unwrap();
+        let mut quiet = |_| Ok(());
+        assert_eq!(sums.files[DISK].check(&disk, DISK, &mut Bulk::from_disk(&mut quiet)).unwrap(), 4);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `image.json` | [`Manifest`]: the app, its hooks and sizes, the image's sources |
 //! | `disk` | the root disk: ext4, sparse, never written again |
+//! | `sums` | checksums of all files that have none of their own (`hearth_vmm_api::snapshot::sums`); not in images of 0.2 |
 //! | `snapshot/` | a full snapshot of the running app: state, memory, changes to the disk, working set |
 //!
 //! The folder appears as a whole or not at all, and never changes.

@@ -6,6 +6,7 @@
 //! * [`config`] – the configuration of a machine: values and open files, and their form as a message
 //! * [`limits`] – the sizes that a microVM may have
 //! * [`protocol`] – the versions of the control protocol
+//! * [`scrub`] – what a daemon and the process that verifies files for it say to each other
 //! * [`socket`] – the packets of the control protocol, which carry descriptors
 //! * [`snapshot`] – the files of a snapshot
 //! * [`steps`] – measures the duration of each step of an operation
@@ -23,6 +24,7 @@
 pub mod config;
 pub mod limits;
 pub mod protocol;
+pub mod scrub;
 pub mod snapshot;
 pub mod socket;
 pub mod steps;

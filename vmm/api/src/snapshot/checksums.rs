@@ -9,8 +9,12 @@
 //! They are made while the pages are written. No restore reads them, since that would have to read all of memory; what
 //! reads all of a snapshot anyway compares them. A page that a diff has taken over from a file without checksums has none.
 
+use std::ops::Range;
+
 /// Size of a page in bytes.
 pub const PAGE: u64 = 4096;
+/// [`PAGE`] for lengths in memory.
+pub const PAGE_BYTES: usize = 4096;
 
 /// Pages and their checksums, ascending.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -41,6 +45,15 @@ impl PageChecksums {
     pub fn iter(&self) -> impl Iterator<Item = (u64, u32)> {
         let pages = self.runs.iter().flat_map(|&(first, pages)| first..first + pages);
         pages.zip(self.sums.iter().copied())
+    }
+
+    /// Returns the pages as ranges of neighbours, at most `most` in each, ascending.
+    pub fn chunks(&self, most: u64) -> impl Iterator<Item = Range<u64>> {
+        let most = most.max(1);
+        self.runs.iter().flat_map(move |&(first, pages)| {
+            let parts = 0..pages.div_ceil(most);
+            parts.map(move |part| first + part * most..first + pages.min((part + 1) * most))
+        })
     }
 
     /// Returns the number of pages.
@@ -117,6 +130,13 @@ mod tests {
             assert_eq!(PageChecksums::decode(&sums.encode(), 11), Some(sums.clone()));
             assert!(sums.iter().map(|(page, _)| page).eq(pages.iter().copied()));
         }
+    }
+
+    #[test]
+    fn neighbours_are_read_together_up_to_a_number() {
+        let sums = of(&[1, 2, 3, 4, 5, 9]);
+        assert_eq!(sums.chunks(2).collect::<Vec<_>>(), [1..3, 3..5, 5..6, 9..10]);
+        assert_eq!(sums.chunks(8).collect::<Vec<_>>(), [1..6, 9..10]);
     }
 
     #[test]

@@ -16,7 +16,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
-use super::checksums::{PAGE, PageChecksums};
+use super::bulk::{Bulk, CHUNK};
+use super::checksums::{PAGE, PAGE_BYTES, PageChecksums};
 use super::{SnapshotId, id_text};
 
 /// Size of the trailer in bytes.
@@ -221,15 +222,19 @@ pub fn checksums(
 ///
 /// # Errors
 /// [`MemoryFileError::Page`] for the first page that differs.
-pub fn verify(file: &File, name: &'static str) -> Result<Option<u64>, MemoryFileError> {
+pub fn verify(file: &File, name: &'static str, bulk: &mut Bulk<'_>) -> Result<Option<u64>, MemoryFileError> {
     let trailer = read(file, name)?;
     let Some(checksums) = checksums(file, name, &trailer)? else { return Ok(None) };
-    let mut content = vec![0; usize::try_from(PAGE).unwrap_or(0)];
-    for (page, sum) in checksums.iter() {
-        let offset = page * PAGE;
-        file.read_exact_at(&mut content, offset).map_err(|source| MemoryFileError::Read { name, source })?;
-        if PageChecksums::of(&content) != sum {
-            return Err(MemoryFileError::Page { name, offset });
+    let mut sums = checksums.iter();
+    let mut file = bulk.file(file);
+    for chunk in checksums.chunks(CHUNK / PAGE) {
+        let content = file
+            .read(chunk.start * PAGE, (chunk.end - chunk.start) * PAGE)
+            .map_err(|source| MemoryFileError::Read { name, source })?;
+        for (content, (page, sum)) in content.chunks(PAGE_BYTES).zip(&mut sums) {
+            if PageChecksums::of(content) != sum {
+                return Err(MemoryFileError::Page { name, offset: page * PAGE });
+            }
         }
     }
     Ok(Some(checksums.pages()))
@@ -240,6 +245,10 @@ mod tests {
     use super::*;
 
     const BYTES: u64 = 1 << 20;
+
+    fn verify(file: &File, name: &'static str) -> Result<Option<u64>, MemoryFileError> {
+        super::verify(file, name, &mut Bulk::from_disk(&mut |_| Ok(())))
+    }
 
     fn file(id: SnapshotId) -> File {
         let file = tempfile::tempfile().unwrap();

@@ -10,15 +10,19 @@
 //! A *full* snapshot is complete by itself. A *diff* contains only what differs from the full snapshot on which it
 //! builds. The chain is never longer than that.
 //!
+//! * [`bulk`] – reading all of a file
 //! * [`checksums`] – checksums of the pages of the file `memory`
 //! * [`folder`] – the names of the files in a snapshot's folder
 //! * [`state_file`] – the file `state`
 //! * [`memory_file`] – the trailer of the file `memory`
+//! * [`sums`] – checksums of files that have none of their own
 
+pub mod bulk;
 pub mod checksums;
 pub mod folder;
 pub mod memory_file;
 pub mod state_file;
+pub mod sums;
 
 /// Length of a snapshot's id in bytes.
 pub const ID_LEN: usize = 16;

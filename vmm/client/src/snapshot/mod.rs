@@ -30,6 +30,7 @@ pub mod working_set;
 use std::path::Path;
 
 use hearth_vmm_api::snapshot::folder::{BASE, MEMORY, STATE, WORKING_SET};
+use hearth_vmm_api::snapshot::sums::SUMS;
 
 pub use error::TakeError;
 pub use open::{OpenError, Opened, open};
@@ -40,7 +41,7 @@ pub use working_set::write_working_set;
 /// Whether a file called `name` may be part of a snapshot's folder.
 fn belongs(name: &str) -> bool {
     let is_layer = |number: &str| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-    matches!(name, STATE | MEMORY | BASE | WORKING_SET)
+    matches!(name, STATE | MEMORY | BASE | WORKING_SET | SUMS)
         || name.strip_prefix("disk").is_some_and(is_layer)
         || temporary::is_temporary(name)
 }

@@ -17,6 +17,7 @@ mod output;
 mod restore;
 mod run;
 mod save;
+mod scrub;
 mod session;
 mod table;
 mod verify;
@@ -43,13 +44,16 @@ enum Command {
     Snapshot(Box<save::Snapshot>),
     /// Write what has changed in a microVM into a folder, and end it
     Suspend(Box<save::Suspend>),
-    /// Read all of a snapshot's folder, and of the one it builds on, and find damage
+    /// Read all of a snapshot's folder, and of the one it builds on, or of an image's, and find damage
     Verify(verify::Verify),
     /// Ask or tell a monitor that runs
     Ctl(Box<ctl::Ctl>),
     /// Be a monitor: what a launcher starts, with the control socket as a descriptor
     #[command(hide = true)]
     Run(Box<run::Run>),
+    /// Verify files for a daemon, which sends them over the control socket
+    #[command(hide = true)]
+    Scrub(Box<scrub::Scrub>),
 }
 
 /// Runs the command line.
@@ -62,6 +66,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Verify(verify) => verify.run(),
         Command::Ctl(ctl) => ctl.run(),
         Command::Run(run) => run.run(),
+        Command::Scrub(scrub) => scrub.run(),
     };
     match result {
         Ok(code) => code,

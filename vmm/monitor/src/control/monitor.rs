@@ -125,6 +125,8 @@ pub struct Monitor {
     pub(super) description: proto::Create,
     /// For each disk, the number of its layers that belong to the snapshot on which a diff builds.
     pub(super) base_layers: Vec<usize>,
+    /// For each disk, the checksums of its topmost layer's map, where they are known.
+    pub(super) layer_maps: Vec<Option<proto::SavedMap>>,
     pub(super) last_save: Option<Timed>,
     pub(super) last_restore: Option<Timed>,
     pub(super) restarts: u64,
@@ -157,6 +159,7 @@ impl Monitor {
             prepared: None,
             description: proto::Create::default(),
             base_layers: Vec::new(),
+            layer_maps: Vec::new(),
             last_save: None,
             last_restore: None,
             restarts: 0,
@@ -285,7 +288,7 @@ impl Monitor {
         let description = proto::Create { descriptors: Vec::new(), ..create.clone() };
         let (config, kvm) = MachineConfig::from_message(create, fds)?;
         (self.description, self.prepared) = (description, None);
-        self.base_layers = vec![0; config.disks.len()];
+        (self.base_layers, self.layer_maps) = (vec![0; config.disks.len()], Vec::new());
         self.rebuild = Some((config, kvm));
         self.state = State::Created(self.build()?);
         Ok(Response::Done(proto::Done {}))

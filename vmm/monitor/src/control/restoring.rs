@@ -17,6 +17,7 @@ use hearth_vmm_api::steps::Steps;
 use super::error::RequestError;
 use super::monitor::{Monitor, State};
 use crate::machine::{BuildError, Machine, Prepared, Restored, Snapshot};
+use crate::snapshot::layer_maps;
 
 impl Monitor {
     /// Builds a VM with vCPUs before the snapshot that it will run is known.
@@ -75,6 +76,7 @@ impl Monitor {
         // layer.
         let own = usize::from(!state.base_id.is_empty());
         self.base_layers = description.disks.iter().map(|disk| layers(disk).saturating_sub(own)).collect();
+        self.layer_maps = state.board.as_ref().map(layer_maps::of).unwrap_or_default();
         self.description = description;
         let (_, kvm) = self.rebuild.insert((rebuild, kvm));
         steps.done("state");

@@ -9,14 +9,18 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use hearth_proto::vmm::v1::response::Result as Response;
-use hearth_proto::vmm::v1::{self as proto, DescriptorRole as Role, SaveKind, SaveStage, SavedMachine};
+use hearth_proto::vmm::v1::{
+    self as proto, DescriptorRole as Role, SaveKind, SaveStage, SavedMachine, SavedMap,
+};
 use hearth_vmm_api::config::wire::Descriptors;
 use hearth_vmm_api::config::{DiskSource, MachineConfig};
 use hearth_vmm_api::steps::Steps;
 
 use super::error::RequestError;
 use super::monitor::{Monitor, Outcome, State};
+use crate::devices::virtio::block::LayerToMerge;
 use crate::machine::{Machine, SavedParts};
+use crate::snapshot::layer_maps;
 use crate::snapshot::save::SaveError;
 use crate::snapshot::saver::{Job, LayerJob, Saver};
 
@@ -111,6 +115,7 @@ impl Monitor {
             return Err(SaveError::NoBase.into());
         }
         let SavedParts { aarch64, clock, board } = machine.save()?;
+        let maps = layer_maps::of(&board);
         steps.done("CPUs and devices");
         let cloned = |source| RequestError::Host { what: "duplicating descriptors", source };
         let Some((config, _)) = &self.rebuild else { return Err(self.wrong_state("save it")) };
@@ -127,7 +132,14 @@ impl Monitor {
             };
             let count = match into {
                 Some(into) => {
-                    let merged = below.iter().skip(kept).chain([overlay]).map(File::try_clone);
+                    // Of the layers below, the map is known of the one that came with the state: the topmost.
+                    let of = |maps: &[Option<SavedMap>]| maps.get(index).cloned().flatten();
+                    let own = below.len().checked_sub(1).filter(|own| *own >= kept);
+                    let below = below.iter().enumerate().skip(kept);
+                    let below =
+                        below.map(|(at, file)| (file, of(&self.layer_maps).filter(|_| own == Some(at))));
+                    let merged = below.chain([(overlay, of(&maps))]);
+                    let merged = merged.map(|(file, map)| Ok(LayerToMerge { file: file.try_clone()?, map }));
                     let merged = merged.collect::<std::io::Result<_>>().map_err(cloned)?;
                     layers.push(LayerJob { index, layers: merged, into });
                     kept + 1

@@ -11,12 +11,14 @@
 //!
 //! * [`runs`] – sets of pages
 //! * [`pages`] – finds the pages of a mapping that are private copies; checks whether a page is zero
+//! * [`layer_maps`] – checksums of layers' block maps in a saved state
 //! * [`load`] – restores guest memory from files
 //! * [`save`] – saves guest memory to files
 //! * [`saver`] – the thread that saves a machine while the controller may still cancel the save
 //! * [`verify`] – reads all of a snapshot's folder and finds what is damaged
 //! * [`working_set`], [`record`] – the pages that a restored machine needs first
 
+pub mod layer_maps;
 pub mod load;
 pub mod pages;
 pub mod record;

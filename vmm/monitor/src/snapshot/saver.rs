@@ -20,10 +20,11 @@ use hearth_vmm_api::steps::Steps;
 use hearth_vmm_jail::{Filters, ThreadRole};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::layer_maps;
 use super::load::Backing;
 use super::save::{Cancel, Memory, PageCounts, SaveError, Written};
 use crate::devices::random;
-use crate::devices::virtio::block::merge;
+use crate::devices::virtio::block::{LayerToMerge, merge_checked};
 use crate::memory::GuestMemory;
 
 /// Stack size of the thread in bytes.
@@ -35,7 +36,7 @@ pub struct LayerJob {
     /// Index of the disk, for errors.
     pub index: usize,
     /// The layers to merge, lowest first; the machine's overlay is the last.
-    pub layers: Vec<File>,
+    pub layers: Vec<LayerToMerge>,
     /// The file for the merged layer, empty at first.
     pub into: File,
 }
@@ -188,9 +189,13 @@ impl Shared {
         steps.done("memory");
         self.enter(SaveStage::Disks, hold_at)?;
         for LayerJob { index, layers, into } in &layers {
-            let merged = merge(layers, into, &|| self.cancel.is_cancelled());
+            let merged = merge_checked(layers, into, &|| self.cancel.is_cancelled());
             self.cancel.check()?;
-            merged.map_err(|error| SaveError::Disk { index: *index, message: error.to_string() })?;
+            let map =
+                merged.map_err(|error| SaveError::Disk { index: *index, message: error.to_string() })?;
+            if let Some(board) = &mut state.board {
+                layer_maps::set(board, *index, map);
+            }
         }
         steps.done("disks");
         self.enter(SaveStage::State, hold_at)?;

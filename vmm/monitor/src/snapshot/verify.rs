@@ -1,187 +1,261 @@
-//! Reads all of a snapshot's folder and finds what is damaged.
+//! Reads all files of a snapshot, or of an image, and finds what is damaged.
 //!
-//! A restore reads little of a snapshot, and compares no checksums of pages. So a bit that has flipped on a disk is found
-//! here, or by the guest.
+//! A restore reads little of a snapshot, and compares no checksums of what is large. So a bit that has flipped on a disk is
+//! found here, or by the guest.
+//!
+//! | File | What is compared, since when |
+//! |---|---|
+//! | `state` | all of it, since it was written |
+//! | `memory`, `working-set` | each page, since it was written; those of 0.2 as all others |
+//! | `disk<N>` | its block map, since it was frozen; its data, since there are `sums` |
+//! | all others | all of them, since there are `sums` |
+//!
+//! `sums` are made when an image is built, and by `hearth-vmm verify --make-sums`. What has no checksums is named.
 
-use std::fs::File;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use hearth_vmm_api::snapshot::folder::{BASE, MEMORY, STATE, WORKING_SET};
+use hearth_proto::vmm::v1::{SavedMachine, SavedMap};
+use hearth_vmm_api::scrub::files_of;
+use hearth_vmm_api::snapshot::bulk::Bulk;
+use hearth_vmm_api::snapshot::folder::{BASE, IMAGE_SNAPSHOT, MEMORY, STATE, WORKING_SET, layer_name};
 use hearth_vmm_api::snapshot::memory_file::{self, MemoryFileError};
 use hearth_vmm_api::snapshot::state_file::{self, StateError};
+use hearth_vmm_api::snapshot::sums::{FileSums, SUMS, Sums, SumsError};
 
-use super::PAGE;
 use super::working_set::{WorkingSet, WorkingSetError};
+use super::{PAGE, layer_maps};
+use crate::devices::virtio::block::{OverlayError, read_layer_map};
 
-/// What is wrong with a snapshot.
+/// A folder cannot be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum VerifyError {
-    /// A file cannot be opened.
-    #[error("opening {path}: {source}; is that the folder of a snapshot?")]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// The error that the host returned.
-        source: io::Error,
-    },
-    /// The file `state` is damaged.
-    #[error("{path}: {source}")]
-    State {
-        /// The folder.
-        path: PathBuf,
-        /// What is wrong.
-        source: StateError,
-    },
-    /// The file `memory` is damaged.
-    #[error("{path}: {source}")]
-    Memory {
-        /// The folder.
-        path: PathBuf,
-        /// What is wrong.
-        source: MemoryFileError,
-    },
-    /// The file `working-set` is damaged.
-    #[error("{path}: {source}")]
-    WorkingSet {
-        /// The folder.
-        path: PathBuf,
-        /// What is wrong.
-        source: WorkingSetError,
-    },
+#[error("opening {path}: {source}; is that the folder of a snapshot or an image?")]
+pub struct OpenError {
+    path: PathBuf,
+    source: io::Error,
 }
 
-/// A folder without damage.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verified {
-    /// The folder.
-    pub folder: PathBuf,
-    /// Number of pages of memory that were compared with their checksums; `None` if the file has none.
-    pub memory: Option<u64>,
-    /// The same of the working set, where there is one.
-    pub working_set: Option<Option<u64>>,
+/// What is wrong with a file.
+#[derive(Debug, thiserror::Error)]
+pub enum Damage {
+    /// The file is not there.
+    #[error("the file is missing")]
+    Missing,
+    /// The state is damaged.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The memory is damaged.
+    #[error(transparent)]
+    Memory(#[from] MemoryFileError),
+    /// The working set is damaged.
+    #[error(transparent)]
+    WorkingSet(#[from] WorkingSetError),
+    /// A layer is not usable.
+    #[error(transparent)]
+    Layer(#[from] OverlayError),
+    /// The block map of a layer is not what it was when the layer was frozen.
+    #[error("its block map is damaged: which of the sectors {0} to {1} it has is not what was written")]
+    Map(u64, u64),
+    /// The file is not what its checksums say.
+    #[error(transparent)]
+    Sums(#[from] SumsError),
 }
 
-/// Verifies a folder, and the one on which it builds. The contents of disks have no checksums.
-///
-/// # Errors
-/// [`VerifyError`] for the first thing that is wrong, by file and place.
-pub fn verify(folder: &Path) -> Result<Vec<Verified>, VerifyError> {
-    let mut verified = vec![verify_one(folder)?];
-    let base = folder.join(BASE);
-    if base.symlink_metadata().is_ok() {
-        verified.push(verify_one(&base)?);
+/// What was found of a folder's files, by their names in it.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// What is as it was written.
+    pub whole: Vec<(String, String)>,
+    /// What has no checksums: it may be damaged or not.
+    pub uncovered: Vec<(String, &'static str)>,
+    /// What is damaged: of each file the first thing.
+    pub damage: Vec<(String, Damage)>,
+    /// Checksums of the files that had none.
+    pub made: Sums,
+}
+
+/// Files that belong together: those of an image or of a snapshot.
+#[derive(Debug)]
+pub struct Subject {
+    /// By name. Those of an image's snapshot begin with the name of its folder.
+    files: BTreeMap<String, File>,
+    /// Files of checksums, with the part of the names in them that stands for this folder.
+    sums: Vec<(String, File, &'static str)>,
+    /// What the names of the snapshot's files begin with.
+    snapshot: &'static str,
+}
+
+impl Subject {
+    /// Files by their names, and files of checksums beside those.
+    #[must_use]
+    pub fn new(mut files: BTreeMap<String, File>, sums: Vec<File>) -> Self {
+        let own = files.remove(SUMS).map(|file| (SUMS.to_owned(), file, ""));
+        let named = sums.into_iter().map(|file| ("checksums".to_owned(), file, ""));
+        let image = files.keys().any(|name| name.starts_with(IMAGE_SNAPSHOT));
+        Self {
+            files,
+            sums: own.into_iter().chain(named).collect(),
+            snapshot: if image { IMAGE_SNAPSHOT } else { "" },
+        }
     }
-    Ok(verified)
+
+    /// Opens the folder of a snapshot or an image, and the one on which it builds.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(folder: &Path) -> Result<Vec<(PathBuf, Self)>, OpenError> {
+        let mut opened = vec![(folder.to_owned(), Self::open_one(folder)?)];
+        let base = folder.join(BASE);
+        if base.symlink_metadata().is_ok() {
+            opened.push((base.clone(), Self::open_one(&base)?));
+        }
+        Ok(opened)
+    }
+
+    fn open_one(folder: &Path) -> Result<Self, OpenError> {
+        let failed = |source| OpenError { path: folder.to_owned(), source };
+        let mut subject = Self::new(files_of(folder).map_err(failed)?, Vec::new());
+        // The checksums of an image's snapshot are beside it.
+        let whole = fs::canonicalize(folder).map_err(failed)?;
+        if subject.snapshot.is_empty()
+            && whole.ends_with(IMAGE_SNAPSHOT)
+            && let Some(image) = whole.parent()
+            && let Ok(sums) = File::open(image.join(SUMS))
+        {
+            subject.sums.push((format!("../{SUMS}"), sums, IMAGE_SNAPSHOT));
+        }
+        Ok(subject)
+    }
+
+    /// Reads all files, and makes checksums of those that have none if `make`.
+    pub fn verify(&self, make: bool, bulk: &mut Bulk<'_>) -> Report {
+        let mut report = Report::default();
+        let sums = self.sums(&mut report);
+        let mut own = Vec::new();
+        let state = self.verify_snapshot(&mut report, &mut own, bulk);
+        for name in sums.keys().filter(|name| !self.files.contains_key(*name)) {
+            report.damage.push((name.clone(), Damage::Missing));
+        }
+        for (name, file) in self.files.iter().filter(|(name, _)| !own.contains(*name)) {
+            let map = self.in_snapshot(name).and_then(layer_index).zip(state.as_ref());
+            let checked = match map {
+                Some((index, state)) => verify_map(file, state, index),
+                None => Ok(None),
+            };
+            let (map, checked) = match checked {
+                Ok(map) => (map, Ok(())),
+                Err(error) => (None, Err(error)),
+            };
+            let checked = checked.and_then(|()| match sums.get(name) {
+                Some(sums) => Ok(Some(sums.check(file, name, bulk)?)),
+                None if make => {
+                    let made = FileSums::make(file, name, bulk)?;
+                    report.made.files.insert(name.clone(), made);
+                    Ok(None)
+                }
+                None => Ok(None),
+            });
+            match (checked, map) {
+                (Err(error), _) => report.damage.push((name.clone(), error)),
+                (Ok(Some(bytes)), _) => report.whole(name, &format!("{} KiB", bytes.div_ceil(1024))),
+                (Ok(None), Some(sectors)) => {
+                    report.whole(name, &format!("the block map, of {sectors} sectors,"));
+                    report.uncovered.push((name.clone(), "what those sectors hold"));
+                }
+                (Ok(None), None) => report.uncovered.push((name.clone(), "all of it")),
+            }
+        }
+        report
+    }
+
+    /// Reads the checksums that are not in the files themselves.
+    fn sums(&self, report: &mut Report) -> BTreeMap<String, FileSums> {
+        let mut all = BTreeMap::new();
+        for (name, file, prefix) in &self.sums {
+            match Sums::read(file, name) {
+                Ok(sums) => all.extend(
+                    sums.files
+                        .into_iter()
+                        .filter_map(|(name, sums)| Some((name.strip_prefix(prefix)?.to_owned(), sums))),
+                ),
+                Err(error) => report.damage.push((name.clone(), error.into())),
+            }
+        }
+        all
+    }
+
+    /// The name of a file in the snapshot's own folder.
+    fn in_snapshot<'n>(&self, name: &'n str) -> Option<&'n str> {
+        name.strip_prefix(self.snapshot)
+    }
+
+    /// Verifies the files of a snapshot that have checksums of their own, and adds their names to `own`. Those of older
+    /// releases have none.
+    fn verify_snapshot(
+        &self,
+        report: &mut Report,
+        own: &mut Vec<String>,
+        bulk: &mut Bulk<'_>,
+    ) -> Option<SavedMachine> {
+        let name = |name: &str| format!("{}{name}", self.snapshot);
+        let file = |own: &str| self.files.get(&name(own));
+        own.push(name(STATE));
+        let state = match file(STATE).map(state_file::read) {
+            Some(Ok(state)) => state,
+            Some(Err(error)) => {
+                report.damage.push((name(STATE), error.into()));
+                return None;
+            }
+            None => {
+                report.damage.push((name(STATE), Damage::Missing));
+                return None;
+            }
+        };
+        report.whole(&name(STATE), "all of it");
+        let bytes = state.memory.as_ref().map_or(0, |memory| memory.bytes);
+        let memory = file(MEMORY).ok_or(Damage::Missing).and_then(|file| {
+            memory_file::check(file, MEMORY, bytes, &state.snapshot_id)?;
+            Ok(memory_file::verify(file, MEMORY, bulk)?)
+        });
+        let working_set = file(WORKING_SET)
+            .map(|file| Ok(WorkingSet::verify(file, &state.snapshot_id, bytes / PAGE, bulk)?));
+        for (file, pages) in [(MEMORY, Some(memory)), (WORKING_SET, working_set)] {
+            match pages {
+                Some(Ok(Some(pages))) => report.whole(&name(file), &format!("{pages} pages")),
+                Some(Err(error)) => report.damage.push((name(file), error)),
+                Some(Ok(None)) | None => continue,
+            }
+            own.push(name(file));
+        }
+        Some(state)
+    }
 }
 
-fn verify_one(folder: &Path) -> Result<Verified, VerifyError> {
-    let open = |name: &str| {
-        let path = folder.join(name);
-        File::open(&path).map_err(|source| VerifyError::Open { path, source })
-    };
-    let path = || folder.to_owned();
-    let state =
-        state_file::read(&open(STATE)?).map_err(|source| VerifyError::State { path: path(), source })?;
-    let bytes = state.memory.as_ref().map_or(0, |memory| memory.bytes);
-    let file = open(MEMORY)?;
-    let memory = memory_file::check(&file, MEMORY, bytes, &state.snapshot_id)
-        .and_then(|()| memory_file::verify(&file, MEMORY))
-        .map_err(|source| VerifyError::Memory { path: path(), source })?;
-    let working_set = match open(WORKING_SET) {
-        Ok(file) => Some(
-            WorkingSet::verify(&file, &state.snapshot_id, bytes / PAGE)
-                .map_err(|source| VerifyError::WorkingSet { path: path(), source })?,
-        ),
-        Err(VerifyError::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error),
-    };
-    Ok(Verified { folder: path(), memory, working_set })
+impl Report {
+    fn whole(&mut self, name: &str, what: &str) {
+        self.whole.push((name.to_owned(), what.to_owned()));
+    }
+}
+
+/// The index of the disk to which a layer of this name belongs.
+fn layer_index(name: &str) -> Option<usize> {
+    let index = name.strip_prefix("disk")?.parse().ok()?;
+    (layer_name(index) == name).then_some(index)
+}
+
+/// Compares the map of a layer with its checksums; returns how many sectors it has. `None` if the state has no checksums.
+fn verify_map(file: &File, state: &SavedMachine, index: usize) -> Result<Option<u64>, Damage> {
+    let map = read_layer_map(file)?;
+    let sums = state.board.as_ref().map(layer_maps::of).unwrap_or_default();
+    let sums: Option<SavedMap> = sums.into_iter().nth(index).flatten();
+    match sums.as_ref().map(|sums| map.difference(sums)) {
+        Some(Some(sectors)) => Err(Damage::Map(sectors.start, sectors.end)),
+        Some(None) => Ok(Some(map.count())),
+        None => Ok(None),
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::os::unix::fs::{FileExt as _, symlink};
-
-    use hearth_proto::vmm::v1::{SavedMachine, SavedMemory};
-    use vm_memory::{Bytes as _, GuestAddress};
-
-    use super::*;
-    use crate::memory::{DRAM_BASE, GuestMemory, MIB, map_anonymous};
-    use crate::snapshot::load::{Backing, LoadMode, load};
-    use crate::snapshot::save::{Cancel, Memory};
-
-    const BYTES: u64 = 128 * MIB;
-
-    /// Writes the files of a snapshot into a folder: a diff where there is a backing.
-    fn save(folder: &Path, id: u8, memory: &GuestMemory, backing: Option<&Backing>) -> SavedMachine {
-        let create = |name| File::create_new(folder.join(name)).unwrap();
-        let pagemap = File::open("/proc/self/pagemap").unwrap();
-        let (source, file) = (Memory { memory, pagemap: &pagemap, backing }, create(MEMORY));
-        let written = match backing {
-            Some(_) => source.write_diff(&file, &[id; 16], &Cancel::default()),
-            None => source.write_full(&file, &[id; 16], &Cancel::default()),
-        };
-        let written = written.unwrap();
-        let memory = SavedMemory {
-            bytes: BYTES,
-            data: written.data.to_pairs(),
-            zero: written.zero.to_pairs(),
-            base_data: backing.map(|backing| backing.base_data.to_pairs()).unwrap_or_default(),
-        };
-        let state = SavedMachine {
-            snapshot_id: vec![id; 16],
-            base_id: backing.map(|backing| backing.base_id.clone()).unwrap_or_default(),
-            memory: Some(memory),
-            ..state_file::decode(include_bytes!("../../../api/tests/golden/state-v1-max")).unwrap()
-        };
-        create(STATE).write_all_at(&state_file::encode(&state), 0).unwrap();
-        state
-    }
-
-    fn open(folder: &Path, name: &str) -> File {
-        File::options().read(true).write(true).open(folder.join(name)).unwrap()
-    }
-
-    #[test]
-    fn a_flipped_bit_is_found_by_file_and_place_in_a_snapshot_and_its_base() {
-        let root = tempfile::tempdir().unwrap();
-        let [image, suspended] = ["image", "suspended"].map(|name| root.path().join(name));
-        [&image, &suspended].into_iter().for_each(|folder| fs::create_dir(folder).unwrap());
-        let memory = map_anonymous(128).unwrap();
-        memory.write_slice(&[9; 40 << 12], GuestAddress(DRAM_BASE + (100 << 12))).unwrap();
-        let state = save(&image, 1, &memory, None);
-        let clone = load(&state, open(&image, MEMORY), None, LoadMode::Map).unwrap();
-        let mut set = WorkingSet::default();
-        (100..110).for_each(|page| set.push(page, false));
-        set.write(&File::create_new(image.join(WORKING_SET)).unwrap(), &clone.backing).unwrap();
-        clone.memory.write_slice(&[8; 3 << 12], GuestAddress(DRAM_BASE + (7 << 12))).unwrap();
-        save(&suspended, 2, &clone.memory, Some(&clone.backing));
-        symlink("../image", suspended.join(BASE)).unwrap();
-
-        let [found, base] = verify(&suspended).unwrap().try_into().unwrap();
-        assert_eq!((found.memory, found.working_set), (Some(3), None));
-        assert_eq!((base.memory, base.working_set), (Some(40), Some(Some(10))));
-        for (folder, name, at, words) in [
-            (&suspended, MEMORY, 8 << 12, "suspended: the file `memory` is damaged: its 4096 bytes at 32768"),
-            (
-                &image,
-                MEMORY,
-                (139 << 12) + 4095,
-                "base: the file `memory` is damaged: its 4096 bytes at 569344",
-            ),
-            (&image, WORKING_SET, 3 * 4096 + 5, "base: the working set is damaged: its packed page 2"),
-            (&image, STATE, 33, "base: the saved state is damaged"),
-        ] {
-            let file = open(folder, name);
-            let mut byte = [0];
-            file.read_exact_at(&mut byte, at).unwrap();
-            file.write_all_at(&[byte[0] ^ 0x20], at).unwrap();
-            let message = verify(&suspended).unwrap_err().to_string();
-            assert!(message.contains(words), "`{words}` is not in: {message}");
-            file.write_all_at(&byte, at).unwrap();
-        }
-        verify(&suspended).unwrap();
-    }
-}
+mod tests;

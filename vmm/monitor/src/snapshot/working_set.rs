@@ -27,6 +27,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::thread;
 
+use hearth_vmm_api::snapshot::bulk::{Bulk, CHUNK};
 use hearth_vmm_api::snapshot::checksums::PageChecksums;
 use hearth_vmm_api::snapshot::id_text;
 use hearth_vmm_jail::{Filters, ThreadRole};
@@ -239,7 +240,12 @@ impl WorkingSet {
     ///
     /// # Errors
     /// [`WorkingSetError`]; [`WorkingSetError::Page`] for the first page that differs.
-    pub fn verify(file: &File, id: &[u8], total: u64) -> Result<Option<u64>, WorkingSetError> {
+    pub fn verify(
+        file: &File,
+        id: &[u8],
+        total: u64,
+        bulk: &mut Bulk<'_>,
+    ) -> Result<Option<u64>, WorkingSetError> {
         let reading = || failed("reading the working set");
         let (set, packed) = Self::read(file, id, total)?;
         let pages = set.pieces().pages();
@@ -247,12 +253,16 @@ impl WorkingSet {
         if file.metadata().map_err(reading())?.len() == sums {
             return Ok(None);
         }
-        let (mut content, mut sum) = ([0; PAGE_BYTES], [0; SUM]);
-        for page in 0..pages {
-            file.read_exact_at(&mut content, packed + page * PAGE).map_err(reading())?;
-            file.read_exact_at(&mut sum, sums + page * SUM as u64).map_err(reading())?;
-            if PageChecksums::of(&content).to_le_bytes() != sum {
-                return Err(WorkingSetError::Page(page));
+        let mut expected = vec![0; usize::try_from(pages).unwrap_or(0) * SUM];
+        file.read_exact_at(&mut expected, sums).map_err(reading())?;
+        let mut expected = (0..).zip(expected.as_chunks::<SUM>().0);
+        let mut file = bulk.file(file);
+        for at in (packed..sums).step_by(usize::try_from(CHUNK).unwrap_or(usize::MAX)) {
+            let content = file.read(at, (sums - at).min(CHUNK)).map_err(reading())?;
+            for (content, (page, sum)) in content.chunks(PAGE_BYTES).zip(&mut expected) {
+                if PageChecksums::of(content).to_le_bytes() != *sum {
+                    return Err(WorkingSetError::Page(page));
+                }
             }
         }
         Ok(Some(pages))

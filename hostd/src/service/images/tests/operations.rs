@@ -66,6 +66,7 @@ async fn host(profile: Profile, limits: Limits) -> Host {
     );
     let (outside, host) = Outside::new(daemon.events.clone(), clock);
     let parts = Parts {
+        damaged: crate::scrub::Damaged::default(),
         disk: Disk::of(
             bases.path(),
             DiskConfig { reserve_mib: Some(0), ..DiskConfig::default() },

@@ -126,16 +126,20 @@ fn every_flipped_bit_of_the_list_is_noticed() {
     }
 }
 
+fn verify(file: &File) -> Result<Option<u64>, WorkingSetError> {
+    WorkingSet::verify(file, &[5; 16], TOTAL, &mut Bulk::from_disk(&mut |_| Ok(())))
+}
+
 #[test]
 fn every_flipped_bit_of_a_packed_page_is_found_and_a_file_without_checksums_is_read() {
     let file = written();
-    assert_eq!(WorkingSet::verify(&file, &[5; 16], TOTAL).unwrap(), Some(9));
+    assert_eq!(verify(&file).unwrap(), Some(9));
     let length = file.metadata().unwrap().len();
     let mut byte = [0];
     for at in [PAGE, 2 * PAGE - 1, 7 * PAGE + 9, length - 1] {
         file.read_exact_at(&mut byte, at).unwrap();
         file.write_all_at(&[byte[0] ^ 4], at).unwrap();
-        let message = WorkingSet::verify(&file, &[5; 16], TOTAL).unwrap_err().to_string();
+        let message = verify(&file).unwrap_err().to_string();
         assert!(message.contains("packed page"), "{message}");
         file.write_all_at(&byte, at).unwrap();
     }
@@ -147,7 +151,7 @@ fn every_flipped_bit_of_a_packed_page_is_found_and_a_file_without_checksums_is_r
     header[CHECKED..CHECKED + 4].copy_from_slice(&sum.to_le_bytes());
     file.write_all_at(&header, 0).unwrap();
     file.set_len(length - 9 * SUM as u64).unwrap();
-    assert_eq!(WorkingSet::verify(&file, &[5; 16], TOTAL).unwrap(), None);
+    assert_eq!(verify(&file).unwrap(), None);
 }
 
 #[test]

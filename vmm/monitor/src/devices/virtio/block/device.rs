@@ -10,6 +10,7 @@ use virtio_bindings::virtio_blk as blk;
 
 use super::backend::{Disk, DiskError};
 use super::io::DiskIo;
+use super::map::OverlayMap;
 use super::request::{
     self, MAX_DISCARD_SECTORS, MAX_SEGMENTS, MAX_WRITE_ZEROES_SECTORS, Operation, Refused, Request,
     SERIAL_LEN, Status,
@@ -422,13 +423,14 @@ impl VirtioDevice for Block {
     }
 
     fn save(&self) -> Option<saved_virtio::Device> {
-        Some(saved_virtio::Device::Disk(SavedDisk { sectors: self.sectors }))
+        let map = self.io.overlay_map().map(OverlayMap::sums);
+        Some(saved_virtio::Device::Disk(SavedDisk { sectors: self.sectors, map }))
     }
 
     fn restore(&mut self, saved: &saved_virtio::Device) -> Result<(), RestoreError> {
         match *saved {
-            saved_virtio::Device::Disk(SavedDisk { sectors }) if sectors == self.sectors => Ok(()),
-            saved_virtio::Device::Disk(SavedDisk { sectors }) => {
+            saved_virtio::Device::Disk(SavedDisk { sectors, .. }) if sectors == self.sectors => Ok(()),
+            saved_virtio::Device::Disk(SavedDisk { sectors, .. }) => {
                 Err(RestoreError::DiskSize { saved: sectors, own: self.sectors })
             }
             saved_virtio::Device::Balloon(_) => Err(RestoreError::Part),

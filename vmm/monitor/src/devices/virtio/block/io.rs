@@ -11,6 +11,7 @@ use super::SECTOR_SIZE;
 use super::backend::Disk;
 use super::engine::{Engine, MAX_OPERATIONS};
 use super::flush::{Flusher, Step};
+use super::map::OverlayMap;
 use super::request::{self, Limits, Operation, Request, Status};
 use super::room::Room;
 use super::slots::{MAX_PARTS, Part, PartKind, SLOTS, Slots};
@@ -227,6 +228,11 @@ impl DiskIo {
     /// Whether the last flush failed, so that not everything that was written is durable.
     pub(super) fn flush_has_failed(&self) -> bool {
         self.flusher.has_failed()
+    }
+
+    /// The map of the disk's overlay, if it has one.
+    pub(super) fn overlay_map(&self) -> Option<&OverlayMap> {
+        self.disk.map()
     }
 
     /// Waits for all operations that the kernel has, and drops all requests.

@@ -4,6 +4,13 @@
 //! size of the map is that of the disk divided by 4096, in memory that is mapped only where bits are set. The
 //! overlay file holds the map in pages of 4 KiB; the map in memory records which pages differ from the file.
 
+use std::ops::Range;
+
+use hearth_proto::vmm::v1::SavedMap;
+
+/// Most checksums of a map: in the map of a larger disk, one covers several pages.
+const PIECES: usize = 4096;
+
 /// Size in bytes of a page of the map, which is written back as a unit; each page maps 16 MiB of disk.
 pub const MAP_PAGE_SIZE: usize = 4096;
 
@@ -27,6 +34,8 @@ pub struct OverlayMap {
     words: Vec<u64>,
     /// One bit per page of `words`.
     dirty: Vec<u64>,
+    /// One bit per page of `words`, set when the page has set bits: the others are not even read.
+    used: Vec<u64>,
     sectors: u64,
 }
 
@@ -36,7 +45,8 @@ impl OverlayMap {
     #[must_use]
     pub fn new(sectors: u64) -> Self {
         let pages = usize::try_from(Self::file_bytes(sectors) / MAP_PAGE_BYTES).unwrap_or(0);
-        Self { words: vec![0; pages * WORDS_PER_PAGE], dirty: vec![0; pages.div_ceil(64)], sectors }
+        let bits = vec![0; pages.div_ceil(64)];
+        Self { words: vec![0; pages * WORDS_PER_PAGE], dirty: bits.clone(), used: bits, sectors }
     }
 
     /// Number of bytes that the map of a disk of `sectors` sectors takes in the file: whole pages.
@@ -91,6 +101,7 @@ impl OverlayMap {
             {
                 *word |= mask;
                 self.mark_dirty(index / WORDS_PER_PAGE);
+                mark(&mut self.used, index / WORDS_PER_PAGE);
             }
             sector += in_word;
         }
@@ -103,9 +114,8 @@ impl OverlayMap {
             if *word | more != *word {
                 *word |= more;
                 let page = index / WORDS_PER_PAGE;
-                if let Some(word) = self.dirty.get_mut(page / 64) {
-                    *word |= 1 << (page % 64);
-                }
+                mark(&mut self.dirty, page);
+                mark(&mut self.used, page);
             }
         }
     }
@@ -134,9 +144,7 @@ impl OverlayMap {
 
     /// Records that page `page` differs from the file.
     pub fn mark_dirty(&mut self, page: usize) {
-        if let Some(word) = self.dirty.get_mut(page / 64) {
-            *word |= 1 << (page % 64);
-        }
+        mark(&mut self.dirty, page);
     }
 
     /// Copies page `page` into `buffer` in the format of the file, and marks the page as clean. Returns `false` when
@@ -165,6 +173,7 @@ impl OverlayMap {
             // Words without set bits are not written: that keeps the memory unmapped.
             if value != 0 {
                 *word = value;
+                mark(&mut self.used, (first + position) / WORDS_PER_PAGE);
             }
         }
         let (last, used) = Self::position(self.sectors);
@@ -173,6 +182,67 @@ impl OverlayMap {
         {
             *word &= (1 << used) - 1;
         }
+    }
+
+    /// Makes checksums of the map as it is in memory, which a snapshot keeps beside the file.
+    #[must_use]
+    pub fn sums(&self) -> SavedMap {
+        let pages = self.words.len() / WORDS_PER_PAGE;
+        let each = pages.div_ceil(PIECES).max(1).next_power_of_two();
+        let mut saved =
+            SavedMap { pages_each: u32::try_from(each).unwrap_or(u32::MAX), ..SavedMap::default() };
+        let mut bytes = [0; MAP_PAGE_SIZE];
+        for (piece, words) in self.words.chunks(each * WORDS_PER_PAGE).enumerate() {
+            let mut sum = crc32fast::Hasher::new();
+            let mut any = false;
+            for (page, words) in words.chunks(WORDS_PER_PAGE).enumerate() {
+                let number = piece * each + page;
+                if self.used.get(number / 64).is_none_or(|word| word >> (number % 64) & 1 == 0) {
+                    continue;
+                }
+                for (bytes, word) in bytes.chunks_exact_mut(8).zip(words) {
+                    bytes.copy_from_slice(&word.to_le_bytes());
+                }
+                // A page that a file has as zeros and another one as a hole is the same.
+                if bytes.iter().any(|byte| *byte != 0) {
+                    any = true;
+                    sum.update(&(number as u64).to_le_bytes());
+                    sum.update(&bytes);
+                }
+            }
+            if any {
+                saved.pieces.push(u32::try_from(piece).unwrap_or(u32::MAX));
+                saved.sums.push(sum.finalize());
+            }
+        }
+        saved
+    }
+
+    /// Compares the map with the checksums that [`Self::sums`] has made of it. Returns the first sectors that are marked
+    /// differently, or may be.
+    #[must_use]
+    pub fn difference(&self, saved: &SavedMap) -> Option<Range<u64>> {
+        let own = self.sums();
+        if own == *saved {
+            return None;
+        }
+        let each = u64::from(own.pages_each) * MAP_PAGE_BYTES * 8;
+        let of =
+            |map: &SavedMap| map.pieces.iter().copied().zip(map.sums.iter().copied()).collect::<Vec<_>>();
+        let (own, saved) = (of(&own), of(saved));
+        let first = |these: &[(u32, u32)], those: &[(u32, u32)]| {
+            these.iter().find(|piece| !those.contains(piece)).map(|(piece, _)| u64::from(*piece))
+        };
+        let piece = [first(&own, &saved), first(&saved, &own)].into_iter().flatten().min().unwrap_or(0);
+        let start = piece.saturating_mul(each).min(self.sectors);
+        Some(start..start.saturating_add(each).min(self.sectors))
+    }
+}
+
+/// Sets the bit of a page.
+fn mark(bits: &mut [u64], page: usize) {
+    if let Some(word) = bits.get_mut(page / 64) {
+        *word |= 1 << (page % 64);
     }
 }
 
@@ -214,6 +284,55 @@ mod tests {
         map.load(0, &[0xff; MAP_PAGE_SIZE][..16]);
         map.set(60, u64::MAX);
         assert_eq!((map.count(), map.run(0, 100)), (70, Run { in_overlay: true, sectors: 70 }));
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_map_is_found_by_its_sectors() {
+        const PAGE_SECTORS: u64 = 4096 * 8;
+        let mut map = OverlayMap::new(10 * PAGE_SECTORS - 5);
+        map.set(3 * PAGE_SECTORS - 1, 2);
+        map.set(7 * PAGE_SECTORS + 100, 300);
+        let sums = map.sums();
+        assert_eq!((sums.pages_each, &sums.pieces[..]), (1, &[2, 3, 7][..]));
+        assert_eq!(map.difference(&sums), None);
+        let loaded = |change: &dyn Fn(&mut [u8])| {
+            let mut bytes = vec![0; 10 * MAP_PAGE_SIZE];
+            let mut from = 0;
+            let mut copy = OverlayMap::new(map.sectors());
+            copy.unite(&map);
+            while let Some(page) = copy.next_dirty(from) {
+                copy.take_page(page, &mut bytes[page * MAP_PAGE_SIZE..][..MAP_PAGE_SIZE]);
+                from = page + 1;
+            }
+            change(&mut bytes);
+            let mut read = OverlayMap::new(map.sectors());
+            read.load(0, &bytes);
+            read
+        };
+        assert_eq!(loaded(&|_| ()).difference(&sums), None);
+        for (at, page) in [(0, 0), (2 * 4096 + 4095, 2), (7 * 4096 + 13, 7), (9 * 4096 + 7, 9)] {
+            for bit in 0..8 {
+                let found = loaded(&|bytes| bytes[at] ^= 1 << bit).difference(&sums);
+                let end = ((page + 1) * PAGE_SECTORS).min(map.sectors());
+                assert_eq!(found, Some(page * PAGE_SECTORS..end), "bit {bit} of byte {at}");
+            }
+        }
+        assert_eq!(
+            loaded(&|bytes| bytes[7 * 4096..8 * 4096].fill(0)).difference(&sums).unwrap().start,
+            7 * PAGE_SECTORS
+        );
+    }
+
+    #[test]
+    fn the_map_of_a_large_disk_has_a_bounded_number_of_checksums() {
+        let mut map = OverlayMap::new(15 << 31); // 15 TiB
+        map.set(0, 1);
+        map.set((15 << 31) - 1, 1);
+        let sums = map.sums();
+        assert!(sums.pieces.len() == 2 && sums.pieces[1] < 4096 && sums.pages_each == 256, "{sums:?}");
+        assert_eq!(map.difference(&sums), None);
+        map.set(1, 1);
+        assert_eq!(map.difference(&sums), Some(0..256 * 4096 * 8));
     }
 
     proptest! {

@@ -16,6 +16,8 @@ use std::ops::Range;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
+use hearth_proto::vmm::v1::SavedMap;
+
 use super::SECTOR_SIZE;
 use super::map::{MAP_PAGE_BYTES, MAP_PAGE_SIZE, OverlayMap};
 use super::overlay::{
@@ -56,6 +58,18 @@ pub enum MergeError {
         /// Error from the layer.
         source: OverlayError,
     },
+    /// The map of a layer is not what it was when the layer was frozen.
+    #[error(
+        "layer {layer}: its block map is damaged: which of the sectors {start} to {end} it has is not what was written"
+    )]
+    Map {
+        /// Index of the layer; 0 is the lowest.
+        layer: usize,
+        /// The first sector in doubt.
+        start: u64,
+        /// The sector behind the last one in doubt.
+        end: u64,
+    },
     /// The file to merge into is not empty, or is not a regular file.
     #[error("the file to merge into is not an empty regular file; give a new one")]
     Target,
@@ -86,6 +100,40 @@ pub fn merge(layers: &[File], into: &File, cancelled: &dyn Fn() -> bool) -> Resu
     merge_by(&KERNEL, layers, into, cancelled)
 }
 
+/// A layer that goes into a merge.
+#[derive(Debug)]
+pub struct LayerToMerge {
+    /// The file.
+    pub file: File,
+    /// Checksums of its map, if they are known.
+    pub map: Option<SavedMap>,
+}
+
+/// Does the same as [`merge()`], and compares the maps of the layers with their checksums before anything is written.
+/// Returns the checksums of the merged layer's map.
+///
+/// # Errors
+/// [`MergeError`]; [`MergeError::Map`] for the first layer whose map is damaged.
+pub fn merge_checked(
+    layers: &[LayerToMerge],
+    into: &File,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<SavedMap, MergeError> {
+    let sums: Vec<_> = layers.iter().map(|layer| layer.map.as_ref()).collect();
+    let layers = layers.iter().map(|layer| layer.file.try_clone()).collect::<io::Result<Vec<_>>>();
+    let layers = layers.map_err(io_error("duplicating descriptors for"))?;
+    let (disk_size, opened) = open(&layers)?;
+    for (layer, (overlay, sums)) in opened.iter().zip(sums).enumerate() {
+        if let Some(Range { start, end }) = sums.and_then(|sums| overlay.map.difference(sums)) {
+            return Err(MergeError::Map { layer, start, end });
+        }
+    }
+    merge_opened(&KERNEL, &layers, disk_size, &opened, into, cancelled)?;
+    let mut map = OverlayMap::new(disk_size / SECTOR_SIZE);
+    opened.iter().for_each(|overlay| map.unite(&overlay.map));
+    Ok(map.sums())
+}
+
 /// The system calls that not every file system supports. If one is not supported, it returns an error that
 /// [`is_unsupported`] recognises. Tests replace them.
 pub(super) struct Ways {
@@ -107,14 +155,25 @@ pub(super) fn merge_by(
     cancelled: &dyn Fn() -> bool,
 ) -> Result<Merged, MergeError> {
     let (disk_size, opened) = open(layers)?;
+    merge_opened(ways, layers, disk_size, &opened, into, cancelled)
+}
+
+fn merge_opened(
+    ways: &Ways,
+    layers: &[File],
+    disk_size: u64,
+    opened: &[Overlay],
+    into: &File,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<Merged, MergeError> {
     let metadata = into.metadata().map_err(io_error("fstat of"))?;
     if !metadata.is_file() || metadata.len() != 0 {
         return Err(MergeError::Target);
     }
     let mut merger = Merger {
         ways,
-        layers: layers.iter().zip(&opened).map(|(file, overlay)| Layer::new(file, overlay)).collect(),
-        opened: &opened,
+        layers: layers.iter().zip(opened).map(|(file, overlay)| Layer::new(file, overlay)).collect(),
+        opened,
         into,
         cancelled,
         base: None,

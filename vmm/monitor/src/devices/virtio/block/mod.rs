@@ -31,8 +31,8 @@ mod slots;
 pub use backend::DiskError;
 pub use device::{Block, BlockError};
 pub use map::{MAP_PAGE_SIZE, OverlayMap, Run};
-pub use merge::{MergeError, Merged, merge};
-pub use overlay::{MAX_OVERLAY_DISK, Overlay, OverlayError};
+pub use merge::{LayerToMerge, MergeError, Merged, merge, merge_checked};
+pub use overlay::{MAX_OVERLAY_DISK, Overlay, OverlayError, read_layer_map};
 
 /// Size of a sector in bytes, the unit of all block requests (5.2.4).
 pub const SECTOR_SIZE: u64 = 512;

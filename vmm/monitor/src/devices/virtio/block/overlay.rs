@@ -180,6 +180,14 @@ pub(super) fn locate(overlays: &[Overlay], sector: u64, sectors: u64) -> (Option
     (None, sectors)
 }
 
+/// Reads the block map of a layer, whatever its disk's size.
+///
+/// # Errors
+/// Those of [`Overlay::open_layer`].
+pub fn read_layer_map(file: &File) -> Result<OverlayMap, OverlayError> {
+    Ok(Overlay::open_layer(file, disk_size_of(file)?)?.map)
+}
+
 /// The size in bytes of the disk to which the overlay in `file` belongs.
 pub(super) fn disk_size_of(file: &File) -> Result<u64, OverlayError> {
     if regular_length(file)? == 0 {

@@ -12,7 +12,7 @@ use virtio_bindings::virtio_blk as blk;
 use super::super::backend::Disk;
 use super::super::merge::{KERNEL, Ways, merge_by};
 use super::super::testing::{Guest, OK, content, disk_file, frozen, layered, memory_file};
-use super::super::{MergeError, Merged, Overlay, merge};
+use super::super::{LayerToMerge, MAP_PAGE_SIZE, MergeError, Merged, Overlay, merge, merge_checked};
 use crate::devices::virtio::VirtioDevice as _;
 
 const MIB: u64 = 1 << 20;
@@ -397,4 +397,50 @@ fn a_merge_that_ends_with_its_process_leaves_no_layer() {
         merge_by(ways, &layers, &into, &counted).unwrap();
         assert_eq!(seen.get() + 1, asked.get(), "all but the question before the sync");
     }
+}
+
+// === Checksums of maps ===
+
+/// A layer of a disk of 64 MiB that has these sectors, with the checksums of its map.
+fn summed(sectors: Range<u64>) -> LayerToMerge {
+    let file = memory_file(0);
+    let mut overlay = Overlay::open(&file, 64 * MIB).unwrap();
+    overlay.map.set(sectors.start, sectors.end - sectors.start);
+    let mut page = vec![0; MAP_PAGE_SIZE];
+    let mut from = 0;
+    while let Some(number) = overlay.map.next_dirty(from) {
+        overlay.map.take_page(number, &mut page);
+        file.write_all_at(&page, 4096 * (1 + number as u64)).unwrap();
+        from = number + 1;
+    }
+    LayerToMerge { file, map: Some(overlay.map.sums()) }
+}
+
+#[test]
+fn a_layer_whose_map_is_damaged_is_not_merged() {
+    let layers = [summed(0..100), summed(PAGE_SECTORS..PAGE_SECTORS + 9), summed(50..200)];
+    let into = memory_file(0);
+    let sums = merge_checked(&layers, &into, &never).unwrap();
+    let merged = Overlay::open_layer(&into, 64 * MIB).unwrap().map;
+    assert_eq!((merged.count(), merged.difference(&sums)), (209, None));
+    let one = [LayerToMerge { file: into, map: Some(sums.clone()) }];
+    assert_eq!(merge_checked(&one, &memory_file(0), &never).unwrap(), sums, "of a layer that is cloned, too");
+
+    let [_, middle, _] = &layers;
+    let flip = || {
+        let mut byte = [0];
+        middle.file.read_exact_at(&mut byte, 2 * 4096 + 77).unwrap();
+        middle.file.write_all_at(&[byte[0] ^ 1], 2 * 4096 + 77).unwrap();
+    };
+    flip();
+    let into = memory_file(0);
+    let error = merge_checked(&layers, &into, &never).unwrap_err();
+    assert_eq!(into.metadata().unwrap().len(), 0);
+    let message = error.to_string();
+    assert!(
+        message.starts_with("layer 1: its block map is damaged: which of the sectors 32768 to 65536"),
+        "{message}"
+    );
+    flip();
+    merge_checked(&layers, &into, &never).unwrap();
 }
