@@ -83,7 +83,8 @@ async fn what_does_not_fit_the_disk_is_told_apart_from_other_failures() {
     request.egress = Egress::None;
     let (built, _) = site.build(&request).await;
     let error = built.unwrap_err();
-    let BuildError::Failed { reason: StateReason::Explained(FailureCode::DiskStorageFull, step), .. } = &error
+    let BuildError::Failed { reason: StateReason::Explained(FailureCode::DiskStorageFull, step), .. } =
+        &error
     else {
         panic!("{error}")
     };
@@ -114,18 +115,23 @@ async fn a_step_may_take_the_memory_of_the_class_and_says_so_when_it_takes_more(
     request.memory = MemoryClass::try_from(2048).unwrap();
     let (built, _) = site.build(&request).await;
     let reason = built.unwrap_err().state_reason();
-    assert_eq!(
-        reason,
-        "The container image build failed. Step 4/4 (RUN exit 9) ended with exit status 9."
-    );
+    assert_eq!(reason, "The container image build failed. Step 4/4 (RUN exit 9) ended with exit status 9.");
 }
 
 #[tokio::test]
 async fn an_image_that_cannot_be_pulled_is_named_with_its_registry() {
     let Some(site) = Site::new() else { return };
     for (name, from, why) in [
-        ("elsewhere", "r.invalid/team/app:1", "the build has no network (its egress connector is NO_EGRESS), so r.invalid is not reached."),
-        ("unknown", "hearth/debian:99", "this host has no such container base. It has hearth/debian:13, hearth/python:3.13."),
+        (
+            "elsewhere",
+            "r.invalid/team/app:1",
+            "the build has no network (its egress connector is NO_EGRESS), so r.invalid is not reached.",
+        ),
+        (
+            "unknown",
+            "hearth/debian:99",
+            "this host has no such container base. It has hearth/debian:13, hearth/python:3.13.",
+        ),
     ] {
         let context = site.dockerfile(name, &format!("FROM {from}\n"));
         let mut request = site.request(&context, name);
