@@ -149,7 +149,7 @@ fn key(site: &Site) -> impl AsRef<Path> + use<> {
 fn configuration(site: &Site) -> String {
     let mut text = format!(
         "listen.address = '{ADDRESS}'\nlisten.certificate = {:?}\nlisten.key = {:?}\ncapacity_mib = 4096\n\
-         disk.reserve_mib = 64\ndisk.account_ratio = 4\n[quotas]\nmemory_mib = 2560\n",
+         disk.reserve_mib = 64\ndisk.account_ratio = 2\n[quotas]\nmemory_mib = 2560\n",
         certificate(site).as_ref(),
         key(site).as_ref()
     );
