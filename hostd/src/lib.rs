@@ -18,6 +18,7 @@
 //! * [`disk`] – room on the disk, and what accounts take of it; `usage` – counts of what accounts use
 //! * [`store`] – durable state; [`records`] – the store's tables and keys; [`aside`] – what a restored store does not know
 //! * [`proxy`] – endpoints; [`tokens`] – tokens for them; [`certificates`] – certificates that this host makes and reads
+//! * [`scrub`] – reads images and suspended states now and then, and finds what the disk has damaged
 //! * [`logs`], [`metrics`], [`audit`], [`events`] – observability: what the daemon reports to the outside
 //! * [`turns`] – turns by account at what all share: builds, threads that block
 //! * [`daemon`] – puts all parts together; [`panics`] – which part of the daemon a panic terminates
@@ -45,6 +46,7 @@
 //! | `endpoint-N`, threads with a runtime each | one per processor | [`proxy::Proxy`] | connections (`mpsc`); `shutdown` | exchanges with apps; to the acceptor a `oneshot`: ended |
 //! | a connection to an endpoint, and its requests, tunnels and shells | one each, on the connection's thread | `endpoint-N` | the client's bytes; the microVM's gate | requests to resume, in the mailbox of the microVM |
 //! | DNS, certificates | 1 each, where enabled | [`daemon`] | queries; a timer | answers; the certificate that TLS serves |
+//! | the scrub, and a thread `scrub` while it reads | 1 each | [`daemon`] | timers; the reports of its process | log, metrics, [`events`], what launches are refused from |
 //! | metrics server | 1, and one per connection | [`daemon`] | HTTP | metrics |
 //! | records that expire, keys of tokens, old logs, artifacts that no image names, what accounts take of the disk, gauges | 1 each | [`daemon`] | timers | store, files, metrics |
 //!
@@ -82,6 +84,7 @@ pub mod platform;
 pub mod pool;
 pub mod proxy;
 pub mod records;
+pub mod scrub;
 pub mod service;
 pub mod setting;
 pub mod store;

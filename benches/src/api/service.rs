@@ -110,6 +110,7 @@ pub(crate) async fn serve(folder: &Path, data: &Path) -> Result<Served> {
         shutdown: ended.clone(),
     };
     let service = Service::new(service::Parts {
+        damaged: hearth_hostd::scrub::Damaged::default(),
         disk: Disk::unlimited(),
         db: db.clone(),
         clock,

@@ -151,6 +151,7 @@ impl Config {
             "suspend_timeout_seconds",
             "write 1 to 3600",
         );
+        problems.0.extend(self.scrub.problems());
         let builder = &self.builder;
         problems.unless(builder.memory_mib >= 512, "builder.memory_mib", "write at least 512");
         problems.unless(builder.vcpus > 0, "builder.vcpus", "write at least 1");

@@ -44,6 +44,7 @@ use crate::metrics::MetricsConfig;
 use crate::platform::host::config::{HostConfig, JailSettings};
 use crate::pool::PoolConfig;
 use crate::proxy::config::EndpointConfig;
+use crate::scrub::ScrubConfig;
 use crate::service::ServiceConfig;
 
 /// `hearthd` reads one TOML file, `/etc/hearth/hearthd.toml` unless `--config FILE` names another. Every key has a default, so the
@@ -132,6 +133,8 @@ pub struct Config {
     pub quotas: QuotasConfig,
     /// Room on the disk.
     pub disk: DiskConfig,
+    /// How often images and suspended states are read, to find what the disk has damaged.
+    pub scrub: ScrubConfig,
     /// Builds of images.
     pub builder: BuilderConfig,
     /// Where artifacts may come from.
@@ -182,6 +185,7 @@ impl Default for Config {
             access: AccessConfig::default(),
             quotas: QuotasConfig::default(),
             disk: DiskConfig::default(),
+            scrub: ScrubConfig::default(),
             builder: BuilderConfig::default(),
             artifacts: ArtifactConfig::default(),
             roles: RolesConfig::default(),

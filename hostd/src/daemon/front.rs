@@ -25,6 +25,7 @@ use crate::aside::Aside;
 use crate::audit::Audit;
 use crate::audit::shells::ShellAudit;
 use crate::metrics::MetricsServer;
+use crate::scrub::{self, Damaged, Scrub};
 use crate::service::host::HostParts;
 use crate::service::host::backup::Backups;
 use crate::service::{self, Service};
@@ -45,6 +46,7 @@ pub(super) struct Front {
     metrics_server: Option<MetricsServer>,
     tokens: Tokens,
     status_source: HostStatusSource,
+    scrub: Scrub,
     shutdown: watch::Receiver<bool>,
 }
 
@@ -96,7 +98,10 @@ impl Front {
             status: Box::new(move |account| source.status(account)),
             shutdown: shutdown.clone(),
         };
+        let damaged = Damaged::default();
+        let scrub = open_scrub(foundation, workloads, damaged.clone()).await?;
         let service = Service::new(service::Parts {
+            damaged,
             db: db.clone(),
             clock: *clock,
             microvms: microvms.clone(),
@@ -124,6 +129,7 @@ impl Front {
             metrics_server,
             tokens,
             status_source,
+            scrub,
             shutdown,
         })
     }
@@ -139,6 +145,7 @@ impl Front {
             metrics_server,
             tokens,
             status_source,
+            scrub,
             shutdown,
         } = self;
         let Foundation { config, clock, db, logs, metrics, .. } = foundation;
@@ -155,6 +162,7 @@ impl Front {
                 workloads.disk.clone().keep_measured(config.data.clone(), workloads.microvms.clone()),
             ),
             tokio::spawn(status_source.keep_updating(metrics.clone())),
+            tokio::spawn(scrub.keep_scrubbing()),
         ];
         background.extend(metrics_server.map(|server| tokio::spawn(server.serve())));
         let address: Option<SocketAddr> = listeners.address();
@@ -184,6 +192,26 @@ impl Front {
         let api = tokio::spawn(listeners.serve(routes, shutdown));
         Ok(Serving { api, aws, endpoints, background })
     }
+}
+
+/// The scrub, with what earlier daemons have found.
+async fn open_scrub(foundation: &Foundation, workloads: &Workloads, damaged: Damaged) -> Result<Scrub> {
+    let Foundation { config, clock, db, events, metrics, .. } = foundation;
+    let parts = scrub::Parts {
+        config: config.scrub,
+        data: config.data.clone(),
+        run: config.run.clone(),
+        vmm: config.paths.vmm.clone(),
+        jail: config.jail.jail(scrub::USER_ID),
+        service: config.service(),
+        clock: *clock,
+        db: db.clone(),
+        microvms: workloads.microvms.clone(),
+        events: events.clone(),
+        metrics: metrics.clone(),
+        damaged,
+    };
+    Ok(tokio::task::spawn_blocking(|| Scrub::open(parts)).await?)
 }
 
 impl Serving {

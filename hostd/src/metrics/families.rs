@@ -80,6 +80,9 @@ pub(super) struct Families {
     pub(super) hooks: Counts<2>,
     pub(super) audit_lines_lost: Counter,
     pub(super) request_panics: Counter,
+    pub(super) scrub_errors: Counter,
+    pub(super) scrub_read: Counter,
+    pub(super) scrub_last: Gauge,
     pub(super) vcpu_seconds: Amounts,
     pub(super) gigabyte_seconds: Amounts,
     pub(super) endpoint_requests: Counts<1>,
@@ -171,6 +174,19 @@ impl Families {
                 "Lines that could not be written to the audit log",
                 Counter::default(),
             ),
+            scrub_errors: added(
+                r,
+                "scrub_errors",
+                "Files of images and suspended states that were found damaged, of which the log tells",
+                Counter::default(),
+            ),
+            scrub_read: sized(r, "scrub_read", "What was read to find damage", Counter::default()),
+            scrub_last: {
+                let last = Gauge::default();
+                let help = "When an image or a suspended state was verified last, since 1970";
+                r.register_with_unit("scrub_last", help, Unit::Seconds, last.clone());
+                last
+            },
             request_panics: added(
                 r,
                 "request_panics",

@@ -139,6 +139,21 @@ impl Metrics {
         self.families.request_panics.inner().store(count, Ordering::Relaxed);
     }
 
+    /// Counts a file that the scrub has found damaged.
+    pub fn scrub_error(&self) {
+        self.families.scrub_errors.inc();
+    }
+
+    /// Adds bytes that the scrub has read.
+    pub fn scrub_read(&self, bytes: u64) {
+        self.families.scrub_read.inc_by(bytes);
+    }
+
+    /// Sets when the scrub has read an object last, in seconds since 1970.
+    pub fn scrubbed(&self, seconds: u64) {
+        self.families.scrub_last.set(i64::try_from(seconds).unwrap_or(i64::MAX));
+    }
+
     /// Counts a request to an endpoint, by its response: a class of statuses, like `2xx`, or an error of the
     /// endpoint's own.
     pub fn endpoint_request(&self, answer: &'static str) {

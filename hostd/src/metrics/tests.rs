@@ -34,6 +34,9 @@ fn all() -> Metrics {
     metrics.log_bytes(12_345);
     metrics.audit_lines_lost(1);
     metrics.request_panics(2);
+    metrics.scrub_error();
+    metrics.scrub_read(4096);
+    metrics.scrubbed(1_700_000_000);
     metrics.endpoint_request("2xx");
     metrics.endpoint_refused("client");
     metrics.endpoint_waited(Outcome::Succeeded, took);
@@ -96,6 +99,9 @@ fn values_are_what_was_told() {
         ("hearth_store_commit_seconds_count".to_owned(), 1.0),
         ("hearth_audit_lines_lost_total".to_owned(), 1.0),
         ("hearth_request_panics_total".to_owned(), 2.0),
+        ("hearth_scrub_errors_total".to_owned(), 1.0),
+        ("hearth_scrub_read_bytes_total".to_owned(), 4096.0),
+        ("hearth_scrub_last_seconds".to_owned(), 1_700_000_000.0),
         (format!("hearth_usage_vcpu_seconds_total{account}"), 5.0),
         (format!("hearth_usage_memory_gigabyte_seconds_total{account}"), 20.0),
         ("hearth_endpoint_requests_total{answer=\"2xx\"}".to_owned(), 1.0),

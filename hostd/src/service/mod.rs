@@ -68,6 +68,7 @@ use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::driver::Microvms;
 use crate::records;
+use crate::scrub::Damaged;
 use crate::store::{Db, Table};
 use crate::tokens::Tokens;
 use crate::turns::{self, Turns};
@@ -89,6 +90,8 @@ pub struct Parts {
     pub images: Images,
     /// Room on the disk.
     pub disk: Disk,
+    /// Builds whose files are known to be damaged.
+    pub damaged: Damaged,
     /// The sources from which artifacts may be fetched.
     pub artifacts: ArtifactConfig,
     /// The base images.

@@ -7,6 +7,7 @@
 
 use std::time::SystemTime;
 
+use hearth_model::build::ImageBuild;
 use hearth_model::connector::Connector;
 use hearth_model::id::MicrovmId;
 use hearth_model::image::ImageName;
@@ -109,7 +110,12 @@ impl Service {
         let built = found.builds.iter().filter_map(|build| build.build.as_ref());
         let build = built.rev().find(|build| build.build_state() == proto::build_state::Value::Successful);
         let build_id = build.map(|build| build.build_id.clone()).ok_or_else(none)?;
-        Ok(Source { image: record.ok_or_else(none)?, version: found, stored, build_id })
+        let record = record.ok_or_else(none)?;
+        let files = ImageBuild::parse(&record.account, &record.uid, number, &build_id);
+        if files.is_ok_and(|build| self.parts().damaged.of(&build).is_some()) {
+            return Err(ImageError::Damaged { arn, version: ImageVersion::from(number).to_string() }.into());
+        }
+        Ok(Source { image: record, version: found, stored, build_id })
     }
 
     /// The record of a new microVM.

@@ -17,6 +17,7 @@
 //! * `images` – images, versions, builds, and microVMs that outlive their images
 //! * `full_disk` – the daemon on a disk that is full
 //! * `outages` – the daemon is killed and started again
+//! * `scrub` – bits that flip on the disk
 //! * `logs` – the app's output
 //! * `silent` – guests and monitors that do not respond
 //! * `soak` – an honest account beside hostile guests and clients
@@ -37,6 +38,7 @@ mod images;
 mod lifecycle;
 mod logs;
 mod outages;
+mod scrub;
 mod silent;
 mod soak;
 mod support;

@@ -14,6 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::pool::PoolConfig;
+use crate::scrub::USER_ID as SCRUB_ID;
 use crate::setting::Problem;
 
 /// Lowest user id that microVMs get, those of builds included: builders by hand have those below, from 1,900,000,001 on.
@@ -111,7 +112,7 @@ pub struct JailSettings {
     /// Walls that are left out, by name, for debugging.
     pub off: Vec<String>,
     /// Lowest user and group id that a microVM gets; nothing else on the host may have these. Processes that fetch artifacts
-    /// have 1910000000 to 1914194304, builders by hand (`hearth-image-builder`) 1900000001 to 1900065536.
+    /// have 1910000000 to 1914194304, the one that verifies files 1914194305, builders by hand (`hearth-image-builder`) 1900000001 to 1900065536.
     #[schemars(range(min = 1))]
     pub first_uid: u32,
     /// How many there are: the most microVMs, ready monitors and microVMs of builds together.
@@ -164,10 +165,12 @@ impl JailSettings {
             let why = "give a range of at least one id, with jail.uids, without 0 and 4294967295";
             return Err(Problem::new("jail.first_uid", why));
         }
-        if last.is_some_and(|last| self.first_uid <= *WORKER_IDS.end() && last >= *WORKER_IDS.start()) {
-            let (first, last) = (WORKER_IDS.start(), WORKER_IDS.end());
-            let why =
-                format!("{first} to {last} are ids of processes that fetch artifacts: give another range");
+        // The process that verifies files has the id above those that fetch artifacts.
+        if last.is_some_and(|last| self.first_uid <= SCRUB_ID && last >= *WORKER_IDS.start()) {
+            let first = WORKER_IDS.start();
+            let why = format!(
+                "{first} to {SCRUB_ID} are ids of processes that fetch artifacts and verify files: give another range"
+            );
             return Err(Problem::new("jail.first_uid", why));
         }
         Ok(())

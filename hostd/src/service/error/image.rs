@@ -40,6 +40,16 @@ pub enum ImageError {
         /// The requested version, if the request names one.
         version: Option<String>,
     },
+    /// The version's files are known to be damaged on the host's disk.
+    #[error(
+        "Version {version} of MicroVM image {arn} is damaged on the disk of this host. Build the image again with UpdateMicrovmImage, or run another version"
+    )]
+    Damaged {
+        /// The image.
+        arn: String,
+        /// The version.
+        version: String,
+    },
     /// An image with this name exists already.
     #[error("A MicroVM image with the name '{0}' already exists in this account")]
     Exists(String),
@@ -78,7 +88,7 @@ impl Family for ImageError {
             | Self::BuildNotFound { .. }
             | Self::ManagedNotFound(_)
             | Self::NoActiveVersion { .. } => Kind::NotFound,
-            Self::Busy { .. } => Kind::Conflict,
+            Self::Busy { .. } | Self::Damaged { .. } => Kind::Conflict,
             Self::Exists(_)
             | Self::Undeletable(_)
             | Self::Used
@@ -104,7 +114,8 @@ impl Family for ImageError {
             Self::NotFound(arn) | Self::Busy { arn, .. } | Self::ManagedNotFound(arn) => (IMAGE, arn.clone()),
             Self::NoActiveVersion { arn, version: None } => (IMAGE, arn.clone()),
             Self::NoActiveVersion { arn, version: Some(version) }
-            | Self::VersionNotFound { arn, version } => (VERSION, format!("{arn}:{version}")),
+            | Self::VersionNotFound { arn, version }
+            | Self::Damaged { arn, version } => (VERSION, format!("{arn}:{version}")),
             Self::BuildNotFound { build_id, .. } => ("MicrovmImageBuild", build_id.clone()),
             Self::Exists(_)
             | Self::Undeletable(_)

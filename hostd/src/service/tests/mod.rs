@@ -31,7 +31,7 @@ use super::host::artifacts::Artifacts;
 use super::host::backup::Backups;
 use super::observe::{Call, CallObserver, StsCall};
 use super::pipeline::{Handler, Incoming};
-use super::{Limits, Operation, Parts, Profile, Service, ServiceConfig, ServiceError};
+use super::{Damaged, Limits, Operation, Parts, Profile, Service, ServiceConfig, ServiceError};
 use crate::access::{Caller, Policy};
 use crate::audit::Recorded;
 use crate::builds::tests::double::{ACCOUNT, Daemon, settings};
@@ -230,6 +230,7 @@ async fn furnished(config: ServiceConfig, roles: RolesConfig, artifacts: Artifac
     let tokens = Tokens::open(&daemon.db, clock, "us-east-1").await.unwrap();
     let (outside, host) = Outside::new(daemon.events.clone(), clock);
     let parts = Parts {
+        damaged: Damaged::default(),
         disk: Disk::of(bases.path(), DiskConfig { reserve_mib: Some(0) }, config.limits.disk_mib).unwrap(),
         db: daemon.db.clone(),
         clock,

@@ -1,5 +1,6 @@
 //! Tests of RunMicrovm.
 
+use hearth_model::build::ImageBuild;
 use hearth_proto::microvms::v1 as proto;
 use hearth_proto::store::v1::MicrovmRecord;
 use proto::logging::Logging;
@@ -53,6 +54,31 @@ async fn the_image_is_looked_up_by_arn_or_name_unless_strict() {
     let strict = host(Profile::AwsStrict).await;
     assert_eq!(message(&strict, request("demo")).await, "Malformed ARN - doesn't start with 'arn:'");
     strict.run(request(&arn("demo"))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_version_that_is_known_to_be_damaged_is_refused_by_name_until_it_is_whole() {
+    let host = host(Profile::Default).await;
+    host.build("demo").await;
+    let microvm = host.run(request(&arn("demo"))).await.unwrap();
+    let record = record(&host, &microvm.microvm_id);
+    let build =
+        ImageBuild::parse(ACCOUNT, &record.image_uid, record.version_number, &record.build_id).unwrap();
+    let damaged = &host.service.parts().damaged;
+    damaged.set(&build, Some("disk: its 4096 bytes at 0 are not what was written".to_owned()));
+    let error = host.run(request(&arn("demo"))).await.unwrap_err();
+    let version = &microvm.image_version;
+    assert!(
+        error.to_string().starts_with(&format!("Version {version} of MicroVM image {}", arn("demo"))),
+        "{error}"
+    );
+    assert!(error.to_string().contains("Build the image again"), "{error}");
+    assert_eq!(error.exception().name, "ConflictException");
+    assert_eq!(error.resource().unwrap().id, format!("{}:{version}", arn("demo")));
+    let other = proto::RunMicrovmRequest { image_version: Some("1.0".into()), ..request(&arn("demo")) };
+    host.run(other).await.unwrap();
+    damaged.set(&build, None);
+    host.run(request(&arn("demo"))).await.unwrap();
 }
 
 #[tokio::test]

@@ -60,6 +60,7 @@ async fn host(profile: Profile, limits: Limits) -> Host {
         Microvms::new(driver, daemon.db.clone(), clock, platform, Arc::new(NoObserver), Faults::none());
     let (outside, host) = Outside::new(daemon.events.clone(), clock);
     let parts = Parts {
+        damaged: crate::scrub::Damaged::default(),
         disk: Disk::of(bases.path(), DiskConfig { reserve_mib: Some(0) }, limits.disk_mib).unwrap(),
         db: daemon.db.clone(),
         clock,

@@ -99,6 +99,7 @@ impl Stand {
         let bases = bases(3);
         let role_policies = access().role_policies();
         let parts = Parts {
+            damaged: crate::scrub::Damaged::default(),
             disk: Disk::unlimited(),
             db: daemon.db.clone(),
             clock,
