@@ -19,7 +19,7 @@ use hearth_hostd::disk::Disk;
 use hearth_hostd::driver::context::NoObserver;
 use hearth_hostd::driver::deadlines::Deadlines;
 use hearth_hostd::driver::faults::Faults;
-use hearth_hostd::driver::{DriverConfig, Microvms};
+use hearth_hostd::driver::{Capacity, DriverConfig, Microvms};
 use hearth_hostd::events::Events;
 use hearth_hostd::lifecycle::microvm::Rules;
 use hearth_hostd::logs::{Logs, LogsConfig};
@@ -84,13 +84,14 @@ pub(crate) async fn serve(folder: &Path, data: &Path) -> Result<Served> {
     });
     let driver = DriverConfig {
         max_memory_mib: None,
-        capacity_mib: 1,
         rules: Rules::default(),
         retention: Duration::from_secs(86_400),
         drain: Duration::ZERO,
         deadlines: Deadlines::default(),
     };
-    let microvms = Microvms::new(driver, db.clone(), clock, platform, Arc::new(NoObserver), Faults::none());
+    let observer = Arc::new(NoObserver);
+    let microvms =
+        Microvms::new(driver, Capacity::new(1), db.clone(), clock, platform, observer, Faults::none());
     let access = access()?;
     let (socket, loopback) = (folder.join("hearthd.sock"), SocketAddr::from(([127, 0, 0, 1], 0)));
     let listen =

@@ -10,7 +10,7 @@ use hearth_hostd::driver::context::NoObserver;
 use hearth_hostd::driver::deadlines::Deadlines;
 use hearth_hostd::driver::faults::Faults;
 use hearth_hostd::driver::gate::WaitLimits;
-use hearth_hostd::driver::{DriverConfig, Microvms};
+use hearth_hostd::driver::{Capacity, DriverConfig, Microvms};
 use hearth_hostd::lifecycle::microvm::Rules;
 use hearth_hostd::metrics::Metrics;
 use hearth_hostd::platform::double::Double;
@@ -62,7 +62,6 @@ async fn start(app: SocketAddr, tls: Arc<rustls::ServerConfig>) -> Result<Hearth
     let clock = Clock::system();
     let config = DriverConfig {
         max_memory_mib: None,
-        capacity_mib: MEMORY_MIB.into(),
         rules: Rules::default(),
         retention: LONG,
         drain: Duration::ZERO,
@@ -71,7 +70,9 @@ async fn start(app: SocketAddr, tls: Arc<rustls::ServerConfig>) -> Result<Hearth
     let platform = Double::direct();
     platform.world().ports.insert(PORT, app);
     let platform = Arc::new(platform);
-    let microvms = Microvms::new(config, db.clone(), clock, platform, Arc::new(NoObserver), Faults::none());
+    let capacity = Capacity::new(MEMORY_MIB.into());
+    let microvms =
+        Microvms::new(config, capacity, db.clone(), clock, platform, Arc::new(NoObserver), Faults::none());
     let artifact =
         records::encode(&ArtifactRecord { build_id: BUILD.to_owned(), ..ArtifactRecord::default() });
     db.commit(Batch::new().put(Table::Artifacts, records::artifact(BUILD), artifact)).await?;
