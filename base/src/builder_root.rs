@@ -76,7 +76,8 @@ pub(crate) fn make(
     progress: Progress<'_>,
 ) -> Result<Vec<Package>, BaseError> {
     progress("builder's root disk: downloading and unpacking packages");
-    let made = debian::make_root(root, &recipe.builder, State::Unpacked, (recipe, sources), progress)?;
+    let own = (&recipe.of_builder(), sources);
+    let made = debian::make_root(root, &recipe.builder, State::Unpacked, own, progress)?;
     for path in REMOVED {
         files::remove(&root.join(path))?;
     }

@@ -89,9 +89,9 @@ impl Kind {
         match self {
             // The builder's configuration contains the names of the container bases.
             Self::Builder => recipe.containers.iter_mut().for_each(|base| base.packages.clear()),
-            Self::Containers => recipe.builder.clear(),
+            Self::Containers => recipe.clear_builder(),
             Self::Kernel => {
-                recipe.builder.clear();
+                recipe.clear_builder();
                 recipe.containers.clear();
             }
         }
