@@ -1,13 +1,17 @@
 //! Why a build failed, in the sentences that a client sees as the build's `stateReason`.
 //!
 //! Sentences that AWS is known to use are used word for word, since clients match on them. Of the documented codes only
-//! `CONTAINER_BUILD_FAILED` has a known sentence; the others' reasons begin with the code itself.
+//! `CONTAINER_BUILD_FAILED` has a known sentence; the others' reasons begin with the code itself. What Hearth knows beyond a
+//! sentence follows it.
 
 use std::fmt;
 use std::io;
 use std::time::Duration;
 
 use hearth_model::hooks::{HookOutcome, ImageHook};
+
+/// Most bytes of a `stateReason`: what the API allows a microVM's, whose bound a client may take for all.
+const LONGEST: usize = 2048;
 
 /// A documented failure code of an image build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -95,6 +99,9 @@ pub enum StateReason {
     Code(FailureCode),
     /// A documented code and a detail: `CODE: detail`. The detail contains no host path and no secret.
     Detailed(FailureCode, String),
+    /// The sentence of a documented code, and what exactly: `SENTENCE Detail`. The detail is made harmless, and contains no host
+    /// path and no secret.
+    Explained(FailureCode, String),
     /// An image hook failed.
     Hook {
         /// The hook.
@@ -115,15 +122,26 @@ impl StateReason {
     #[must_use]
     pub fn code(&self) -> Option<FailureCode> {
         match self {
-            Self::Code(code) | Self::Detailed(code, _) => Some(*code),
+            Self::Code(code) | Self::Detailed(code, _) | Self::Explained(code, _) => Some(*code),
             Self::Hook { .. } | Self::TerminatedDuringSnapshot | Self::AppExited(_) => None,
         }
     }
 
-    /// The sentence for `stateReason`.
+    /// The sentence for `stateReason`, of 2 KiB at most.
     #[must_use]
     pub fn sentence(&self) -> String {
-        self.to_string()
+        let mut sentence = self.to_string();
+        sentence.truncate(sentence.floor_char_boundary(LONGEST));
+        sentence
+    }
+
+    /// The sentence that AWS uses, without what this project adds.
+    #[must_use]
+    pub fn measured(&self) -> String {
+        match self {
+            Self::Explained(code, _) => code.sentence().to_owned(),
+            other => other.sentence(),
+        }
     }
 }
 
@@ -138,6 +156,7 @@ impl fmt::Display for StateReason {
         match self {
             Self::Code(code) => f.write_str(code.sentence()),
             Self::Detailed(code, detail) => write!(f, "{}: {detail}", code.code()),
+            Self::Explained(code, detail) => write!(f, "{} {detail}", code.sentence()),
             Self::TerminatedDuringSnapshot => {
                 f.write_str("MicroVM terminated while its snapshot was being taken")
             }
@@ -227,6 +246,20 @@ mod tests {
             StateReason::from(FailureCode::ContainerBuildFailed).to_string(),
             "The container image build failed."
         );
+    }
+
+    #[test]
+    fn a_detail_follows_the_sentence_that_clients_know_and_is_bounded() {
+        let reason = |detail: &str| StateReason::Explained(FailureCode::ContainerBuildFailed, detail.into());
+        assert_eq!(
+            reason("Step 1/2 failed.").sentence(),
+            "The container image build failed. Step 1/2 failed."
+        );
+        assert_eq!(reason("Step 1/2 failed.").measured(), "The container image build failed.");
+        let long = reason(&"ü".repeat(4096)).sentence();
+        assert!((LONGEST - 3..=LONGEST).contains(&long.len()), "{}", long.len());
+        let other = StateReason::AppExited(3);
+        assert_eq!(other.measured(), other.sentence());
     }
 
     #[test]

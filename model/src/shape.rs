@@ -24,6 +24,11 @@ impl MemoryClass {
     /// The largest size.
     pub const LARGEST: Self = Self(8192);
 
+    /// All classes, the smallest first.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::SIZES.into_iter().map(Self)
+    }
+
     /// The size in MiB.
     #[must_use]
     pub fn mib(self) -> u32 {

@@ -12,6 +12,7 @@ use hearth_model::build::ImageBuild;
 use hearth_proto::microvms::v1::SnapshotBuild;
 
 use crate::disk::DiskError;
+use crate::driver::Full;
 use crate::platform::LogTarget;
 
 /// A build to carry out.
@@ -50,18 +51,33 @@ pub enum BuildFailure {
         "hearthd has ended {0} times during this build: by a panic of it, which its log tells of, or because it was killed"
     )]
     GivenUp(u32),
+    /// The host's memory was taken for so long that the build has not begun.
+    #[error("the build waited {waited} s for memory: {full}", waited = .waited.as_secs())]
+    Memory {
+        /// How long it waited.
+        waited: Duration,
+        /// What was free at the end.
+        full: Full,
+    },
     /// The disk has no room for the build, or its account may take no more of it.
     #[error(transparent)]
     Disk(#[from] DiskError),
 }
 
 impl BuildFailure {
-    /// The `stateReason`. It reveals nothing about this host.
+    /// The `stateReason`, with what this project adds to AWS's sentences if `details` is true. It reveals nothing about this host.
     #[must_use]
-    pub fn reason(&self) -> String {
+    pub fn reason(&self, details: bool) -> String {
         let platform = FailureCode::InternalPlatformError.sentence();
         match self {
-            Self::Builder(error) => error.state_reason(),
+            Self::Builder(error) if details => error.state_reason(),
+            Self::Builder(error) => error.measured_reason(),
+            Self::Memory { waited, full } => format!(
+                "{platform} The build waited {} s for {} MiB of the host's memory, which microVMs and other builds take. Build again \
+                 later.",
+                waited.as_secs(),
+                full.needed_mib
+            ),
             Self::Folder { .. } => platform.to_owned(),
             // How full the host is is its operator's business.
             Self::Disk(DiskError::Full { .. }) => {

@@ -70,10 +70,10 @@ mod tests {
         let timeout = std::time::Duration::from_secs(300);
         let reason = StateReason::Hook { hook: ImageHook::Ready, outcome: HookOutcome::TimedOut, timeout };
         let failed = BuildFailure::from(BuildError::Failed { reason, detail: "after 12 tries".into() });
-        assert_eq!(failed.reason(), "Ready hook invocation timed out after PT5M");
+        assert_eq!(failed.reason(true), "Ready hook invocation timed out after PT5M");
         assert!(failed.to_string().contains("after 12 tries"), "{failed}");
         let failed = BuildFailure::from(BuildError::Platform("/srv/x: no such file".into()));
-        assert!(!failed.reason().contains("/srv"), "{}", failed.reason());
+        assert!(!failed.reason(true).contains("/srv"), "{}", failed.reason(true));
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use hearth_image_builder::build::settings::BuilderLimits;
 use hearth_model::build::ImageBuild;
 use hearth_model::shape::Burst;
 use tokio::sync::watch;
@@ -13,6 +14,7 @@ use super::key::{Key, Locks};
 use super::progress::Progress;
 use crate::clock::Clock;
 use crate::disk::Disk;
+use crate::driver::Capacity;
 use crate::driver::faults::Faults;
 use crate::events::Events;
 use crate::panics::poisoned;
@@ -42,6 +44,10 @@ pub struct Settings {
     pub max_versions: Option<u64>,
     /// Builds of an account that run or wait; unlimited unless given.
     pub max_builds: Option<u64>,
+    /// Limits of each build.
+    pub limits: BuilderLimits,
+    /// Whether the `stateReason` of a build says more than AWS's sentence.
+    pub details: bool,
 }
 
 /// The components that [`super::Images`] uses.
@@ -56,6 +62,8 @@ pub struct Parts {
     pub platform: Arc<dyn Platform>,
     /// Whether there is room for a build when it begins.
     pub disk: Disk,
+    /// The host's memory, which builds share with microVMs.
+    pub capacity: Capacity,
     /// Builds images.
     pub build: Arc<dyn Build>,
     /// Observes builds: logs, metrics.
@@ -73,6 +81,7 @@ pub(super) struct Context {
     pub(super) events: Events,
     pub(super) platform: Arc<dyn Platform>,
     pub(super) disk: Disk,
+    pub(super) capacity: Capacity,
     pub(super) build: Arc<dyn Build>,
     pub(super) observer: Arc<dyn BuildObserver>,
     pub(super) faults: Faults,
@@ -99,7 +108,7 @@ pub(super) struct ActiveBuild {
 impl Context {
     /// The state of a daemon that has no tasks yet.
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { db, clock, events, platform, disk, build, observer, faults, settings } = parts;
+        let Parts { db, clock, events, platform, disk, capacity, build, observer, faults, settings } = parts;
         let places = settings.concurrent_builds;
         let limits = Limits { places, per_account: places, waiting: usize::MAX, patience: Duration::MAX };
         Self {
@@ -109,6 +118,7 @@ impl Context {
             events,
             platform,
             disk,
+            capacity,
             build,
             observer,
             faults,

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use hearth_image_builder::build::Event as BuilderEvent;
 use hearth_image_builder::build::event::Sink;
 use hearth_model::build::ImageBuild;
+use hearth_model::shape::MemoryClass;
 use hearth_proto::guest::v1::LogSource;
 use hearth_proto::host::v1::{ArtifactProgress, BuildStep, LogEvent, build_event::Event};
 use hearth_proto::microvms::v1::{GetMicrovmImageBuildResponse, build_state::Value as BuildState};
@@ -23,9 +24,10 @@ use super::error::ImagesError;
 use super::key::Key;
 use super::log::{LogStreams, LogTargets};
 use super::progress::Progress;
-use super::request::build_request;
+use super::request::{build_request, memory};
 use super::state::Change;
 use crate::clock::timestamp;
+use crate::driver::capacity::Reservation;
 use crate::lifecycle::image::{Image, Outcome};
 use crate::records;
 use crate::store::{Batch, StoreError, Table};
@@ -101,6 +103,7 @@ impl RunningBuild {
     async fn run(mut self, turn: Waiting) {
         let images = Arc::clone(&self.images);
         let _turn = turn.await;
+        let memory = self.memory().await;
         let now = images.clock.timestamp();
         let id = self.build.build_id.to_string();
         let number = self.number;
@@ -116,13 +119,16 @@ impl RunningBuild {
         let built = match room {
             _ if tries > TRIES => Err((BuildFailure::GivenUp(TRIES), None)),
             Err(error) => Err((BuildFailure::Disk(error), None)),
-            Ok(()) => self.build().await,
+            Ok(()) => match memory {
+                Ok(_reserved) => self.build().await,
+                Err(failure) => Err((failure, None)),
+            },
         };
         let (outcome, with) = match built {
             Ok(sizes) => (Outcome::Successful(sizes), self.artifact_record()),
             Err((failure, code_install_bytes)) => {
                 let arn = self.record.version.as_ref().map(|version| version.image_arn.as_str());
-                let reason = failure.reason();
+                let reason = failure.reason(images.settings.details);
                 tracing::warn!(
                     image = arn,
                     version = self.number,
@@ -148,6 +154,16 @@ impl RunningBuild {
         if let Some(build) = builds.find(|build| build.build_id == id) {
             self.progress.publish(now, Event::Ended(build));
         }
+    }
+
+    /// Waits until the host has the memory that the build takes beyond what every build has, which is not of `capacity_mib`. It is
+    /// PENDING meanwhile.
+    async fn memory(&self) -> Result<Reservation, BuildFailure> {
+        let (images, limits) = (&self.images, self.images.settings.limits);
+        let class = self.record.version.as_ref().map_or(MemoryClass::DEFAULT, memory);
+        let beyond = limits.memory_of_build(class).saturating_sub(limits.memory_mib);
+        let reserved = images.capacity.wait(beyond, limits.time).await;
+        reserved.map_err(|full| BuildFailure::Memory { waited: limits.time, full })
     }
 
     /// Runs the build and forwards its events. A failure comes with the size of the code in bytes, if that is known.

@@ -153,6 +153,7 @@ impl Config {
         );
         let builder = &self.builder;
         problems.unless(builder.memory_mib >= 512, "builder.memory_mib", "write at least 512");
+        problems.unless(builder.memory_max_mib >= 512, "builder.memory_max_mib", "write at least 512");
         problems.unless(builder.vcpus > 0, "builder.vcpus", "write at least 1");
         problems.unless(builder.time_seconds > 0, "builder.time_seconds", "write at least 1");
         problems.unless(builder.concurrent > 0, "builder.concurrent", "write at least 1");
@@ -307,6 +308,7 @@ mod tests {
             ("capacity_mib = 0", "capacity_mib"),
             ("default_maximum_duration_seconds = 28801", "default_maximum_duration_seconds"),
             ("[builder]\nvcpus = 0", "builder.vcpus"),
+            ("[builder]\nmemory_max_mib = 0", "builder.memory_max_mib"),
             ("[quotas.rates]\nRunMicroVM = { per_second = 1 }", "quotas.rates.RunMicroVM"),
             ("[access]\nlocal_account = \"1\"", "access"),
             ("[[access.keys]]\nid = \"HKa\"\nsecret = \"short\"", "access.keys"),

@@ -108,9 +108,12 @@ impl QuotasConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BuilderConfig {
-    /// Memory of the microVM that builds, in MiB.
+    /// Memory in MiB that the microVM that builds has for images of every memory class. For larger classes it has that of the class.
     #[schemars(range(min = 512))]
     pub memory_mib: u64,
+    /// Most memory in MiB that it has, however large the class. A build takes its memory of `capacity_mib`, and waits for it.
+    #[schemars(range(min = 512))]
+    pub memory_max_mib: u64,
     /// Its CPUs.
     #[schemars(range(min = 1))]
     pub vcpus: u32,
@@ -127,6 +130,7 @@ impl Default for BuilderConfig {
         let limits = BuilderLimits::default();
         Self {
             memory_mib: limits.memory_mib,
+            memory_max_mib: limits.memory_max_mib,
             vcpus: limits.vcpus,
             time_seconds: limits.time.as_secs(),
             concurrent: 2,
@@ -135,11 +139,12 @@ impl Default for BuilderConfig {
 }
 
 impl BuilderConfig {
-    /// Limits of a build.
+    /// Limits of a build on a host with this memory for microVMs, in MiB.
     #[must_use]
-    pub fn limits(&self) -> BuilderLimits {
+    pub fn limits_on(&self, capacity_mib: u64) -> BuilderLimits {
         BuilderLimits {
             memory_mib: self.memory_mib,
+            memory_max_mib: self.memory_max_mib.min(capacity_mib),
             vcpus: self.vcpus,
             time: Duration::from_secs(self.time_seconds),
         }

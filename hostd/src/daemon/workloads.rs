@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use hearth_host::roles::RoleProvider;
 use hearth_image_builder::artifact::{Fetcher, WorkerConfig};
+use hearth_image_builder::build::settings::BuilderLimits;
 use hearth_image_builder::build::{Builder, Settings as BuilderSettings, sweep};
 use hearth_model::shape::Burst;
 
@@ -16,7 +17,7 @@ use crate::aside::Aside;
 use crate::builds::{self, Images, generation};
 use crate::config::Config;
 use crate::disk::Disk;
-use crate::driver::{DriverConfig, Microvms};
+use crate::driver::{Capacity, DriverConfig, Microvms};
 use crate::lifecycle::microvm::Rules;
 use crate::platform::Platform;
 use crate::platform::host::{HostPlatform, PlatformParts};
@@ -61,11 +62,14 @@ impl Workloads {
         let disk = Disk::of(&config.data, config.disk, service.limits.disk_mib)
             .with_context(|| format!("asking the file system of {}", config.data.display()))?;
         let artifacts = open_artifacts(config, db, disk.clone()).await?;
-        let builder = open_builder(config, &artifacts, &platform, Arc::clone(&roles)).await?;
+        let capacity_mib = config.capacity_mib.unwrap_or_else(|| host.memory_mib() / 10 * 9);
+        let (capacity, limits) = (Capacity::new(capacity_mib), config.builder.limits_on(capacity_mib));
+        let builder = open_builder(config, limits, &artifacts, &platform, Arc::clone(&roles)).await?;
         let shared = Arc::new(platform.clone()) as Arc<dyn Platform>;
 
         let images = Images::new(builds::Parts {
             disk: disk.clone(),
+            capacity: capacity.clone(),
             db: db.clone(),
             clock: *clock,
             events: events.clone(),
@@ -81,15 +85,15 @@ impl Workloads {
                 max_images: service.limits.images,
                 max_versions: service.limits.versions,
                 max_builds: service.limits.builds,
+                limits,
+                details: service.profile != Profile::AwsStrict,
             },
         });
-        let capacity_mib = config.capacity_mib.unwrap_or_else(|| host.memory_mib() / 10 * 9);
         let rules = match service.profile {
             Profile::Default => Rules::default(),
             Profile::AwsStrict => Rules::AWS_STRICT,
         };
         let driver = DriverConfig {
-            capacity_mib,
             max_memory_mib: service.limits.memory_mib,
             rules,
             retention: config.terminated_retention(),
@@ -97,7 +101,8 @@ impl Workloads {
             deadlines: config.deadlines(),
         };
         let observer = MicrovmNotifications::new(events.clone(), metrics.clone(), images.clone(), *clock);
-        let microvms = Microvms::new(driver, db.clone(), *clock, shared, Arc::new(observer), faults.clone());
+        let microvms =
+            Microvms::new(driver, capacity, db.clone(), *clock, shared, Arc::new(observer), faults.clone());
         Ok(Unrecovered(Self { host, roles, platform, images, microvms, disk, artifacts, capacity_mib }))
     }
 }
@@ -156,6 +161,7 @@ async fn sweep_builds(config: &Config) -> Result<()> {
 /// The image builder with this host's folders, networks, user ids and control groups.
 async fn open_builder(
     config: &Config,
+    limits: BuilderLimits,
     artifacts: &Artifacts,
     platform: &HostPlatform,
     roles: Arc<RoleProvider>,
@@ -172,7 +178,7 @@ async fn open_builder(
         networks,
         resolvers,
         limits: config.limits,
-        builder: config.builder.limits(),
+        builder: limits,
     };
     if ["https_proxy", "HTTPS_PROXY"].iter().any(|name| std::env::var_os(name).is_some()) {
         tracing::warn!("HTTPS_PROXY is set: fetches of artifacts do not use it");

@@ -1,6 +1,11 @@
-//! Accounting of the host's memory for microVMs, by their baselines.
+//! Accounting of the host's memory for microVMs, by their baselines, and for builds of large images.
 
-use std::sync::{Arc, Mutex};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 
 use crate::panics::poisoned;
 
@@ -8,14 +13,21 @@ use crate::panics::poisoned;
 #[derive(Debug, Clone)]
 pub struct Capacity {
     total_mib: u64,
-    taken_mib: Arc<Mutex<u64>>,
+    taken: Arc<Taken>,
 }
 
-/// The part of the host's memory that a microVM holds; dropping the reservation gives it back.
+/// The part of the host's memory that a microVM or a build holds; dropping the reservation gives it back.
 #[derive(Debug)]
 pub struct Reservation {
     mib: u64,
-    taken_mib: Arc<Mutex<u64>>,
+    taken: Arc<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    mib: Mutex<u64>,
+    /// Told when memory is given back.
+    less: Notify,
 }
 
 /// The error when the host has not enough free memory.
@@ -32,7 +44,7 @@ impl Capacity {
     /// `total_mib` MiB, of which nothing is taken.
     #[must_use]
     pub fn new(total_mib: u64) -> Self {
-        Self { total_mib, taken_mib: Arc::default() }
+        Self { total_mib, taken: Arc::default() }
     }
 
     /// Reserves `mib` MiB if they are free.
@@ -40,33 +52,60 @@ impl Capacity {
     /// # Errors
     /// [`Full`].
     pub fn reserve(&self, mib: u64) -> Result<Reservation, Full> {
-        let mut taken = self.taken_mib.lock().unwrap_or_else(poisoned);
+        let mut taken = self.taken.lock();
         let free_mib = self.total_mib.saturating_sub(*taken);
         if mib > free_mib {
             return Err(Full { needed_mib: mib, free_mib });
         }
         *taken += mib;
-        Ok(Reservation { mib, taken_mib: Arc::clone(&self.taken_mib) })
+        Ok(Reservation { mib, taken: Arc::clone(&self.taken) })
+    }
+
+    /// Reserves `mib` MiB, or all that there is if that is less, as soon as they are free, within `limit`. Who waits delays nobody:
+    /// [`Self::reserve`] may take what is free meanwhile.
+    ///
+    /// # Errors
+    /// [`Full`], with what is free at the end.
+    pub async fn wait(&self, mib: u64, limit: Duration) -> Result<Reservation, Full> {
+        let mib = mib.min(self.total_mib);
+        let end = Instant::now() + limit;
+        loop {
+            // What is given back from here on is noticed.
+            let mut less = pin!(self.taken.less.notified());
+            less.as_mut().enable();
+            match self.reserve(mib) {
+                Ok(reservation) => return Ok(reservation),
+                Err(full) => timeout_at(end, less).await.map_err(|_| full)?,
+            }
+        }
     }
 
     /// Reserves `mib` MiB whether they are free or not: for microVMs that already run.
     #[must_use]
     pub fn take(&self, mib: u64) -> Reservation {
-        *self.taken_mib.lock().unwrap_or_else(poisoned) += mib;
-        Reservation { mib, taken_mib: Arc::clone(&self.taken_mib) }
+        *self.taken.lock() += mib;
+        Reservation { mib, taken: Arc::clone(&self.taken) }
     }
 
     /// Total and taken memory, in MiB.
     #[must_use]
     pub fn figures(&self) -> (u64, u64) {
-        (self.total_mib, *self.taken_mib.lock().unwrap_or_else(poisoned))
+        (self.total_mib, *self.taken.lock())
+    }
+}
+
+impl Taken {
+    fn lock(&self) -> MutexGuard<'_, u64> {
+        self.mib.lock().unwrap_or_else(poisoned)
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let mut taken = self.taken_mib.lock().unwrap_or_else(poisoned);
+        let mut taken = self.taken.lock();
         *taken = taken.saturating_sub(self.mib);
+        drop(taken);
+        self.taken.less.notify_waiters();
     }
 }
 
@@ -83,6 +122,28 @@ mod tests {
         drop(first);
         assert_eq!(capacity.figures(), (1024, 512));
         drop(capacity.reserve(512).unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_gets_memory_when_it_is_given_back_and_is_told_at_the_deadline() {
+        let capacity = Capacity::new(1024);
+        let minute = Duration::from_secs(60);
+        let held = capacity.reserve(768).unwrap();
+        assert_eq!(capacity.wait(512, minute).await.unwrap_err(), Full { needed_mib: 512, free_mib: 256 });
+        let waiting = tokio::spawn({
+            let capacity = capacity.clone();
+            async move { capacity.wait(512, minute).await }
+        });
+        tokio::task::yield_now().await;
+        drop(capacity.reserve(1).unwrap());
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished(), "too little was given back");
+        drop(held);
+        drop(waiting.await.unwrap().unwrap());
+        let all = capacity.wait(4096, minute).await.unwrap();
+        assert_eq!(capacity.figures(), (1024, 1024), "more than there is is all that there is");
+        drop(all);
+        assert_eq!(capacity.figures(), (1024, 0));
     }
 
     #[test]

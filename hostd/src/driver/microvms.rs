@@ -28,8 +28,6 @@ use crate::usage::{OverLimit, Usage};
 /// Configuration of the drivers.
 #[derive(Debug, Clone, Copy)]
 pub struct DriverConfig {
-    /// Memory of the host that microVMs may have together, by their baselines, in MiB.
-    pub capacity_mib: u64,
     /// Memory that the microVMs of one account may have together until they are terminated, by their baselines, in
     /// MiB; unlimited unless given.
     pub max_memory_mib: Option<u64>,
@@ -51,10 +49,12 @@ pub struct Microvms {
 }
 
 impl Microvms {
-    /// Creates drivers without any microVM; [`Self::recover`] adopts those of an earlier daemon.
+    /// Creates drivers without any microVM; [`Self::recover`] adopts those of an earlier daemon. `capacity` is the host's memory for
+    /// them, by their baselines.
     #[must_use]
     pub fn new(
         config: DriverConfig,
+        capacity: Capacity,
         db: Db,
         clock: Clock,
         platform: Arc<dyn Platform>,
@@ -66,7 +66,7 @@ impl Microvms {
             clock,
             platform,
             observer,
-            capacity: Capacity::new(config.capacity_mib),
+            capacity,
             usage: Usage::new(config.max_memory_mib),
             rules: config.rules,
             faults,

@@ -27,6 +27,6 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-pub use capacity::Full;
+pub use capacity::{Capacity, Full};
 pub use error::{LaunchError, RequestError};
 pub use microvms::{DriverConfig, Microvms};

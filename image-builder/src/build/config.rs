@@ -42,19 +42,19 @@ fn strings(config: &BTreeMap<String, Value>, name: &str) -> Vec<String> {
 
 /// The app of the image that `text` describes, with the variables that the request and the platform add.
 pub(super) fn app(text: &[u8], request: &BuildRequest) -> Result<App, BuildError> {
-    let failed = |detail: String| BuildError::failed(FailureCode::ContainerBuildFailed, detail);
+    let failed = |detail: String| BuildError::explained(FailureCode::ContainerBuildFailed, &detail);
     let Inspected { docker: description } = serde_json::from_slice(text).map_err(|error| {
         BuildError::Platform(format!("buildah describes the image in an unknown way: {error}"))
     })?;
     if (description.os.as_str(), description.architecture.as_str()) != ("linux", "arm64") {
         let (os, architecture) = (description.os, description.architecture);
-        return Err(failed(format!("the image is for {os}/{architecture}, and microVMs are linux/arm64")));
+        return Err(failed(format!("The image is for {os}/{architecture}, and microVMs are linux/arm64.")));
     }
     let config = description.config.unwrap_or_default();
     let text = |name: &str| config.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let arguments = [strings(&config, "Entrypoint"), strings(&config, "Cmd")].concat();
     if arguments.is_empty() {
-        return Err(failed("the image has neither ENTRYPOINT nor CMD, so there is nothing to start".into()));
+        return Err(failed("The image has neither ENTRYPOINT nor CMD, so there is nothing to start.".into()));
     }
     let given = request.environment.iter().map(|(name, value)| format!("{name}={value}"));
     let own = strings(&config, "Env").into_iter().chain(given).chain(request.platform.environment());
@@ -63,7 +63,7 @@ pub(super) fn app(text: &[u8], request: &BuildRequest) -> Result<App, BuildError
         if list.len() > COUNT_MAX || list.iter().any(|entry| entry.len() > LENGTH_MAX || entry.contains('\0'))
         {
             return Err(failed(format!(
-                "the image has more or longer {what} than an app can be started with"
+                "The image has more or longer {what} than an app can be started with."
             )));
         }
     }
@@ -166,8 +166,10 @@ mod tests {
             (DESCRIPTION.replace("--port", "a\\u0000b"), "arguments"),
         ] {
             let error = app(text.as_bytes(), &request()).unwrap_err();
-            assert_eq!(error.state_reason(), "The container image build failed.");
-            assert!(error.to_string().contains(word), "{error}");
+            let reason = error.state_reason();
+            assert!(reason.starts_with("The container image build failed. The image "), "{reason}");
+            assert!(reason.contains(word) && error.to_string().contains(word), "{error}");
+            assert_eq!(error.measured_reason(), "The container image build failed.");
         }
         assert!(matches!(app(b"null", &request()), Err(BuildError::Platform(_) | BuildError::Failed { .. })));
     }

@@ -7,13 +7,16 @@
 //! | `vdc` | `containers.erofs` | `/hearth` |
 //! | `vdd` | the root disk to be written | only `mke2fs` touches it |
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hearth_host::agent::control::{Control, Exit};
 use hearth_host::microvm::{create, open};
+use hearth_host::network::Egress;
 use hearth_model::shape::Shape;
 use hearth_proto::guest::v1::{self as proto, LogSource};
 use hearth_vmm_api::config::DiskSource;
@@ -24,8 +27,11 @@ use super::error::{BuildError, file};
 use super::event::{LogStream, Step};
 use super::identity::{Identity, random_id};
 use super::lines::Lines;
+use super::memory::{self, Victims};
+use super::pull;
 use super::request::BuildRequest;
 use super::stage::{Allotment, Host, Stage};
+use super::steps::{Failure, Output, is_full};
 use super::tail::Tail;
 use super::workspace::{ARTIFACT, Workspace};
 use crate::artifact::{Artifact, Fetcher};
@@ -104,8 +110,9 @@ impl Job<'_> {
     async fn start(&self, scratch: &Path) -> Result<(Stage, Control), BuildError> {
         let disks = self.disks(scratch)?;
         let limits = self.host.settings.builder;
-        let shape = Shape { memory_mib: limits.memory_mib, vcpus: limits.vcpus };
-        let allotment = Allotment { stage: "build", shape, class_mib: limits.memory_mib };
+        let memory_mib = limits.memory_of(self.request.memory);
+        let shape = Shape { memory_mib, vcpus: limits.vcpus };
+        let allotment = Allotment { stage: "build", shape, class_mib: memory_mib };
         let mut stage = Stage::start(self.host, self.workspace, allotment).await?;
         let mut control = stage.boot(self.base, disks).await?;
         let root = proto::RootDisk {
@@ -173,33 +180,67 @@ impl Job<'_> {
     }
 
     async fn build(&self, stage: &Stage) -> Result<(), BuildError> {
-        let (mut step, mut no_space) = (String::new(), false);
-        let sink = &self.host.sink;
         let kind = match self.artifact {
-            Artifact::Zip { .. } => "context",
-            Artifact::Image { .. } => "layout",
+            Artifact::Zip { .. } => ["context"],
+            Artifact::Image { .. } => ["layout"],
         };
+        let output = Mutex::new(Output::default());
+        let victims = Mutex::new(Victims::since(self.kills(stage).await.as_deref()));
+        let sink = &self.host.sink;
         let mut on_line = |source: LogSource, line: &[u8]| {
-            let text = String::from_utf8_lossy(line);
-            if text.starts_with("STEP ") || text.starts_with('[') && text.contains("] STEP ") {
-                step = text.chars().take(300).collect();
-            }
-            no_space = no_space || is_full(&text);
+            lock(&output).line(source, line);
             sink.log(LogStream::Build, source, line);
         };
-        let exit = self.script(stage, BUILD, &[kind], &mut on_line).await?.exit;
-        match exit.code {
-            0 => Ok(()),
-            _ if no_space => Err(BuildError::failed(FailureCode::DiskStorageFull, step)),
-            code => {
-                let line = match step.as_str() {
-                    "" => format!("The build ended with exit status {code} before its first step."),
-                    step => format!("The build ended with exit status {code} at: {step}"),
-                };
-                sink.log(LogStream::Build, LogSource::Stderr, line.as_bytes());
-                Err(BuildError::failed(FailureCode::ContainerBuildFailed, line))
+        let mut on_kernel = |_: LogSource, line: &[u8]| {
+            let steps = lock(&output).steps();
+            lock(&victims).line(steps, line);
+        };
+        // Where the kernel's log cannot be followed, its counter is enough.
+        let following = async {
+            let _ = self.script(stage, memory::LOG, &[], &mut on_kernel).await;
+            std::future::pending::<Infallible>().await
+        };
+        let ran = tokio::select! {
+            ran = self.script(stage, BUILD, &kind, &mut on_line) => ran?,
+            never = following => match never {},
+        };
+        let output = output.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let steps = output.steps();
+        let failure = match ran.exit.code {
+            0 => return Ok(()),
+            code => output.failure(code),
+        };
+        let after = self.kills(stage).await;
+        let victims = victims.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Err(self.explain(&failure, victims.of_last_step(after.as_deref(), steps)))
+    }
+
+    /// How many processes the builder's kernel has killed for want of memory; none if it cannot be asked.
+    async fn kills(&self, stage: &Stage) -> Option<String> {
+        let ran = self.script(stage, memory::COUNT, &[], &mut |_, _| {}).await;
+        ran.ok().map(|finished| finished.stdout)
+    }
+
+    /// The error for a build that has failed, which is also the log's last line.
+    fn explain(&self, failure: &Failure, killed: Option<String>) -> BuildError {
+        let bases: Vec<String> =
+            self.base.manifest.containers.iter().map(|container| container.reference.clone()).collect();
+        let network = self.host.egress != Egress::None;
+        let limits = &self.host.settings.builder;
+        let (code, what) = match killed {
+            Some(victims) => {
+                let step = failure.step.as_ref().map_or_else(|| "The build".to_owned(), ToString::to_string);
+                let killed = memory::explain(&step, &victims, limits, self.request.memory);
+                (FailureCode::ContainerBuildFailed, killed)
             }
-        }
+            None if failure.full => (FailureCode::DiskStorageFull, failure.what()),
+            None => {
+                let pulled = pull::explain(failure, pull::Sources { bases: &bases, network });
+                (FailureCode::ContainerBuildFailed, pulled.unwrap_or_else(|| failure.what()))
+            }
+        };
+        self.host.sink.log(LogStream::Build, LogSource::Stderr, what.as_bytes());
+        BuildError::explained(code, &(what + &failure.last_lines()))
     }
 
     async fn write_disk(&self, stage: &Stage) -> Result<Container, BuildError> {
@@ -212,8 +253,11 @@ impl Job<'_> {
         let written = self.script(stage, DISK, &[DISK_ID, orders], &mut |_, _| {}).await?;
         if written.exit.code == FULL || is_full(&written.errors) {
             let size = self.request.memory.disk_bytes() >> 30;
-            let detail = format!("the container's files do not fit the root disk of {size} GiB");
-            return Err(BuildError::failed(FailureCode::DiskStorageFull, detail));
+            let detail = format!(
+                "The container's files do not fit the root disk of {size} GiB, which is that of the memory class \
+                 (minimumMemoryInMiB)."
+            );
+            return Err(BuildError::explained(FailureCode::DiskStorageFull, &detail));
         }
         let bytes = written.success("writing the root disk")?;
         let code_bytes = bytes.trim().parse();
@@ -284,8 +328,9 @@ impl Finished {
     }
 }
 
-fn is_full(text: &str) -> bool {
-    text.to_ascii_lowercase().contains("no space left on device")
+/// A thread that panics aborts the daemon: what the lock guards is whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The error for a full disk if `text` reports one; else `other`.

@@ -6,7 +6,11 @@ use hearth_host::agent::AgentError;
 use hearth_host::microvm::MicrovmError;
 use hearth_host::network::NetworkError;
 
+use super::harmless::harmless;
 use crate::failure::{FailureCode, StateReason};
+
+/// Most bytes of what a `stateReason` says beyond its sentence.
+const DETAIL: usize = 1536;
 
 /// Why a build failed.
 #[derive(Debug, thiserror::Error)]
@@ -44,11 +48,27 @@ impl BuildError {
         Self::Failed { reason: reason.into(), detail: detail.into() }
     }
 
+    /// Makes a failure that the user can mend, whose `stateReason` says what exactly. The detail may have been written by the guest.
+    pub(super) fn explained(code: FailureCode, detail: &str) -> Self {
+        let detail = harmless(detail.as_bytes(), DETAIL);
+        Self::Failed { reason: StateReason::Explained(code, detail), detail: String::new() }
+    }
+
     /// The sentence for the build's `stateReason`.
     #[must_use]
     pub fn state_reason(&self) -> String {
+        self.reason_by(StateReason::sentence)
+    }
+
+    /// The sentence that AWS uses, without what this project adds.
+    #[must_use]
+    pub fn measured_reason(&self) -> String {
+        self.reason_by(StateReason::measured)
+    }
+
+    fn reason_by(&self, sentence: impl FnOnce(&StateReason) -> String) -> String {
         match self {
-            Self::Failed { reason, .. } => reason.sentence(),
+            Self::Failed { reason, .. } => sentence(reason),
             Self::Platform(_) | Self::Occupied(_) => FailureCode::InternalPlatformError.sentence().to_owned(),
             Self::Cancelled => "The build was cancelled.".to_owned(),
         }

@@ -60,8 +60,8 @@ impl Builder {
         let limit = self.settings.builder.time;
         tokio::select! {
             built = tokio::time::timeout(limit, self.run(request, out, sink)) => built.unwrap_or_else(|_| {
-                let detail = format!("it took longer than {} s", limit.as_secs());
-                Err(BuildError::failed(FailureCode::ContainerBuildFailed, detail))
+                let detail = format!("It took longer than {} s.", limit.as_secs());
+                Err(BuildError::explained(FailureCode::ContainerBuildFailed, &detail))
             }),
             () = cancel => Err(BuildError::Cancelled),
         }

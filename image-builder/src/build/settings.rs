@@ -8,6 +8,7 @@ use hearth_host::dns::Resolvers;
 use hearth_host::groups::Groups;
 use hearth_host::limits::LimitsConfig;
 use hearth_host::network::Networks;
+use hearth_model::shape::MemoryClass;
 use hearth_vmm_jail::JailConfig;
 
 use super::uids::UserIds;
@@ -40,8 +41,10 @@ pub struct Settings {
 /// Limits of a build.
 #[derive(Clone, Copy, Debug)]
 pub struct BuilderLimits {
-    /// Memory of the builder microVM in MiB.
+    /// Memory in MiB that the builder microVM has for images of every class.
     pub memory_mib: u64,
+    /// Most memory in MiB that it has, however large the class.
+    pub memory_max_mib: u64,
     /// vCPUs of the builder microVM.
     pub vcpus: u32,
     /// Longest time of a build, from the first byte of the artifact to the commit.
@@ -49,8 +52,46 @@ pub struct BuilderLimits {
 }
 
 impl Default for BuilderLimits {
-    /// 2 GiB, 2 CPUs, an hour.
+    /// 2 GiB, as much as the largest class has, 2 CPUs, an hour.
     fn default() -> Self {
-        Self { memory_mib: 2048, vcpus: 2, time: Duration::from_secs(3600) }
+        Self {
+            memory_mib: 2048,
+            memory_max_mib: MemoryClass::LARGEST.mib().into(),
+            vcpus: 2,
+            time: Duration::from_secs(3600),
+        }
+    }
+}
+
+impl BuilderLimits {
+    /// Memory in MiB of the builder microVM for an image of this class: that of the class, so that a step of the Dockerfile may take what
+    /// the app may, and within the limits.
+    #[must_use]
+    pub fn memory_of(&self, class: MemoryClass) -> u64 {
+        u64::from(class.mib()).min(self.memory_max_mib).max(self.memory_mib)
+    }
+
+    /// Memory in MiB that a build of an image of this class takes of the host: that of its largest microVM, since they run one after the
+    /// other. The image's own counts by its class.
+    #[must_use]
+    pub fn memory_of_build(&self, class: MemoryClass) -> u64 {
+        self.memory_of(class).max(class.mib().into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_builder_has_the_memory_of_the_class_within_its_limits() {
+        let limits = BuilderLimits { memory_mib: 1024, memory_max_mib: 4096, ..BuilderLimits::default() };
+        let of = |of: fn(&BuilderLimits, MemoryClass) -> u64| {
+            MemoryClass::all().map(|class| of(&limits, class)).collect::<Vec<_>>()
+        };
+        assert_eq!(of(BuilderLimits::memory_of), [1024, 1024, 2048, 4096, 4096]);
+        assert_eq!(of(BuilderLimits::memory_of_build), [1024, 1024, 2048, 4096, 8192]);
+        let fixed = BuilderLimits { memory_max_mib: 0, ..limits };
+        assert_eq!(fixed.memory_of(MemoryClass::LARGEST), 1024, "the builder's own need comes first");
     }
 }

@@ -42,8 +42,10 @@ struct Config {
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct BuilderConfig {
-    /// Memory in MiB.
+    /// Memory in MiB, for images of every class.
     memory_mib: u64,
+    /// Most memory in MiB, however large the class.
+    memory_max_mib: u64,
     /// Number of vCPUs.
     vcpus: u32,
     /// Longest time of a build, in seconds.
@@ -53,7 +55,12 @@ struct BuilderConfig {
 impl Default for BuilderConfig {
     fn default() -> Self {
         let limits = BuilderLimits::default();
-        Self { memory_mib: limits.memory_mib, vcpus: limits.vcpus, time_seconds: limits.time.as_secs() }
+        Self {
+            memory_mib: limits.memory_mib,
+            memory_max_mib: limits.memory_max_mib,
+            vcpus: limits.vcpus,
+            time_seconds: limits.time.as_secs(),
+        }
     }
 }
 
@@ -84,6 +91,7 @@ impl HostOptions {
         config.limits.check().map_err(|error| anyhow!("limits.{}: {error}", error.key))?;
         let limits = BuilderLimits {
             memory_mib: config.builder.memory_mib,
+            memory_max_mib: config.builder.memory_max_mib,
             vcpus: config.builder.vcpus,
             time: Duration::from_secs(config.builder.time_seconds),
         };

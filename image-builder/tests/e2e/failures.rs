@@ -4,6 +4,8 @@ use hearth_host::network::Egress;
 use hearth_image_builder::build::{BuildError, LogStream, Step};
 use hearth_image_builder::failure::{FailureCode, StateReason};
 
+use hearth_model::shape::MemoryClass;
+
 use super::support::{Site, seconds};
 
 #[tokio::test]
@@ -17,14 +19,19 @@ async fn a_failing_step_is_named_in_the_log_and_the_layers_before_it_are_kept() 
     request.egress = Egress::None;
     request.cache = Some("failing".into());
     let (built, events) = site.build(&request).await;
-    assert_eq!(built.unwrap_err().state_reason(), "The container image build failed.");
+    let error = built.unwrap_err();
+    let what = "Step 3/4 (RUN echo doomed && exit 7) ended with exit status 7.";
+    assert_eq!(
+        error.state_reason(),
+        format!("The container image build failed. {what} Its last line: doomed")
+    );
+    assert_eq!(error.measured_reason(), "The container image build failed.");
     let log = events.lines(LogStream::Build);
     for line in ["before", "to-stderr", "doomed"] {
         assert!(log.iter().any(|found| found == line), "{line} in {log:?}");
     }
     assert!(!log.iter().any(|line| line == "never"));
-    let last = log.last().unwrap();
-    assert!(last.contains("exit status") && last.contains("RUN echo doomed && exit 7"), "{last}");
+    assert_eq!(log.last().unwrap(), what);
     assert_eq!(events.finished(), [Step::Fetch, Step::StartBuilder]);
 
     // A second attempt takes the previous steps from the cache.
@@ -72,11 +79,59 @@ async fn what_does_not_fit_the_disk_is_told_apart_from_other_failures() {
     request.egress = Egress::None;
     let (built, _) = site.build(&request).await;
     let error = built.unwrap_err();
-    let BuildError::Failed { reason: StateReason::Code(code) | StateReason::Detailed(code, _), .. } = &error
+    let BuildError::Failed { reason: StateReason::Explained(FailureCode::DiskStorageFull, step), .. } = &error
     else {
         panic!("{error}")
     };
-    assert_eq!(*code, FailureCode::DiskStorageFull, "{error}");
+    assert!(step.contains("RUN fallocate -l 64G /large"), "{error}");
+}
+
+#[tokio::test]
+async fn a_step_may_take_the_memory_of_the_class_and_says_so_when_it_takes_more() {
+    let Some(mut site) = Site::new() else { return };
+    site.limits.memory_mib = 768;
+    // A process that somebody kills has the same exit status, and says nothing of memory.
+    let context = site.dockerfile(
+        "memory",
+        "FROM hearth/python:3.13\n\
+         RUN python3 -c 'import os; os.kill(os.getpid(), 9)'; test $? = 137\n\
+         RUN python3 -c 'x = b\"x\" * (1100 << 20)'; code=$?; echo python3 ended with $code; exit $code\n\
+         RUN exit 9\n",
+    );
+    let mut request = site.request(&context, "memory");
+    request.egress = Egress::None;
+    let (built, _) = site.build(&request).await;
+    let reason = built.unwrap_err().state_reason();
+    assert!(reason.starts_with("The container image build failed. Step 3/4 (RUN python3 -c "), "{reason}");
+    let what = "was killed (python3): out of memory; the builder has 768 MiB. Use a larger memory class (minimumMemoryInMiB: 1024 \
+                has 1024 MiB), or have the step use less. Its last line: python3 ended with 137";
+    assert!(reason.contains(what), "{reason}");
+
+    request.memory = MemoryClass::try_from(2048).unwrap();
+    let (built, _) = site.build(&request).await;
+    let reason = built.unwrap_err().state_reason();
+    assert_eq!(
+        reason,
+        "The container image build failed. Step 4/4 (RUN exit 9) ended with exit status 9."
+    );
+}
+
+#[tokio::test]
+async fn an_image_that_cannot_be_pulled_is_named_with_its_registry() {
+    let Some(site) = Site::new() else { return };
+    for (name, from, why) in [
+        ("elsewhere", "r.invalid/team/app:1", "the build has no network (its egress connector is NO_EGRESS), so r.invalid is not reached."),
+        ("unknown", "hearth/debian:99", "this host has no such container base. It has hearth/debian:13, hearth/python:3.13."),
+    ] {
+        let context = site.dockerfile(name, &format!("FROM {from}\n"));
+        let mut request = site.request(&context, name);
+        request.egress = Egress::None;
+        let (built, events) = site.build(&request).await;
+        let what = format!("Step 1/1 (FROM {from}): the image {from} cannot be pulled: {why}");
+        assert_eq!(events.lines(LogStream::Build).last().unwrap(), &what);
+        let reason = built.unwrap_err().state_reason();
+        assert!(reason.starts_with(&format!("The container image build failed. {what}")), "{reason}");
+    }
 }
 
 #[tokio::test]

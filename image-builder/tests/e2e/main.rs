@@ -7,6 +7,7 @@
 //! * [`support`] – a host for builds, checks for leftovers, requests to apps
 //! * `applications` – builds of the two examples, and restores from their snapshots
 //! * `failures` – builds that must fail, and why
+//! * `disks` – what of files the root disk keeps
 //! * `isolation` – addresses that a build can reach
 //! * `registry` – a container image instead of a Dockerfile
 //! * `crashes` – builders that are killed
@@ -18,6 +19,7 @@
 mod applications;
 mod clones;
 mod crashes;
+mod disks;
 mod failures;
 mod isolation;
 mod registry;

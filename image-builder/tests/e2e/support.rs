@@ -64,6 +64,8 @@ pub(crate) struct Site {
     pub(crate) artifacts: ArtifactConfig,
     /// Configuration of build roles.
     pub(crate) roles: RolesConfig,
+    /// Limits of the builder microVM.
+    pub(crate) limits: BuilderLimits,
 }
 
 /// The events of a build.
@@ -116,7 +118,8 @@ impl Site {
     pub(crate) fn new() -> Option<Self> {
         let artifacts = ArtifactConfig { allow_files: true, ..ArtifactConfig::default() };
         let (folder, roles) = (tempfile::tempdir().unwrap(), RolesConfig::default());
-        Some(Self { metal: Metal::find()?, folder, artifacts, roles })
+        let limits = BuilderLimits { memory_mib: 1536, ..BuilderLimits::default() };
+        Some(Self { metal: Metal::find()?, folder, artifacts, roles, limits })
     }
 
     pub(crate) fn work(&self) -> PathBuf {
@@ -135,7 +138,7 @@ impl Site {
             networks: Arc::new(Networks::open(NetworkConfig::default(), None).unwrap()),
             resolvers: Resolvers::new(DnsConfig::default()),
             limits: LimitsConfig::default(),
-            builder: BuilderLimits { memory_mib: 1536, ..BuilderLimits::default() },
+            builder: self.limits,
         };
         let roles = Arc::new(RoleProvider::new(self.roles.clone()).unwrap());
         // This program has no command for workers.

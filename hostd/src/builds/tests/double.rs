@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use hearth_image_builder::build::event::Sink;
+use hearth_image_builder::build::settings::BuilderLimits;
 use hearth_image_builder::build::{BuildError, Event, LogStream, Step};
 use hearth_image_builder::failure::{FailureCode, StateReason};
 use hearth_model::build::ImageBuild;
@@ -20,6 +21,7 @@ use super::super::build::BuildLog;
 use super::super::{Build, BuildFailure, BuildObserver, Images, Job, Parts, Settings};
 use crate::clock::Clock;
 use crate::disk::Disk;
+use crate::driver::Capacity;
 use crate::driver::faults::Faults;
 use crate::events::Events;
 use crate::lifecycle::image::Image;
@@ -39,6 +41,8 @@ pub(crate) struct Builder {
     /// Builds of `s3://bucket/wait` wait for this notification.
     pub(crate) go_on: Notify,
     pub(crate) ended: Mutex<Vec<bool>>,
+    /// The host's memory; much unless given.
+    pub(crate) capacity: Option<Capacity>,
 }
 
 #[async_trait]
@@ -57,6 +61,10 @@ impl Build for Builder {
         sink.send(Event::Log { stream: LogStream::Build, source: LogSource::Stdout, line });
         match job.request.artifact.rsplit('/').next() {
             Some("fail") => return failed(FailureCode::ContainerBuildFailed.into()),
+            Some("step") => {
+                let detail = "Step 2/3 (RUN make) ended with exit status 2. Its last line: no rule";
+                return failed(StateReason::Explained(FailureCode::ContainerBuildFailed, detail.into()));
+            }
             Some("panic") => panic!("on purpose"),
             Some("wait") => self.go_on.notified().await,
             _ => {}
@@ -117,6 +125,8 @@ pub(crate) fn settings() -> Settings {
         max_images: None,
         max_versions: None,
         max_builds: None,
+        limits: BuilderLimits::default(),
+        details: true,
     }
 }
 
@@ -130,6 +140,7 @@ impl Daemon {
         let (db, events) = (Db::new(Arc::clone(store) as _), Events::default());
         let images = Images::new(Parts {
             disk: Disk::unlimited(),
+            capacity: builder.capacity.clone().unwrap_or_else(|| Capacity::new(1 << 20)),
             db: db.clone(),
             clock: Clock::system(),
             events: events.clone(),

@@ -2,4 +2,5 @@
 
 pub(crate) mod double;
 mod faults;
+mod memory;
 mod operations;

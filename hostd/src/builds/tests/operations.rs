@@ -60,6 +60,12 @@ async fn a_failed_build_leaves_its_reason_and_no_files() {
     let (daemon, builder) = Daemon::new(settings());
     for (name, uri, reason, code) in [
         ("one", "fail", "The container image build failed.", None),
+        (
+            "step",
+            "step",
+            "The container image build failed. Step 2/3 (RUN make) ended with exit status 2. Its last line: no rule",
+            None,
+        ),
         ("two", "unready", "Ready hook invocation timed out after PT5M", Some(77)),
     ] {
         daemon.create(name, uri).await;
@@ -74,6 +80,15 @@ async fn a_failed_build_leaves_its_reason_and_no_files() {
     }
     assert!(builder.host.world().builds.is_empty());
     assert!(daemon.artifacts().is_empty());
+}
+
+#[tokio::test]
+async fn where_aws_is_followed_strictly_the_reason_is_its_sentence() {
+    let (daemon, _) = Daemon::new(Settings { details: false, ..settings() });
+    daemon.create("one", "step").await;
+    daemon.idle().await;
+    let build = daemon.version("one", 1).unwrap().builds[0].build.clone().unwrap();
+    assert_eq!(build.state_reason.as_deref(), Some("The container image build failed."));
 }
 
 #[tokio::test]

@@ -88,7 +88,8 @@ fn start(store: &Arc<Refusing>, clock: Clock, platform: &Double) -> (Microvms, D
     let (platform, killed) = (Arc::new(platform.clone()), Arc::new(AtomicBool::default()));
     let stops = Arc::clone(&killed);
     let faults = Faults::stopping(move |_| stops.load(Ordering::SeqCst));
-    let microvms = Microvms::new(CONFIG, db.clone(), clock, platform, Arc::new(NoObserver), faults);
+    let capacity = Capacity::new(CAPACITY);
+    let microvms = Microvms::new(CONFIG, capacity, db.clone(), clock, platform, Arc::new(NoObserver), faults);
     (microvms, db, killed)
 }
 

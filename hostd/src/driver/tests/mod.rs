@@ -18,7 +18,7 @@ use hearth_proto::store::v1::{ArtifactRecord, MicrovmRecord, Phase};
 use super::context::NoObserver;
 use super::deadlines::Deadlines;
 use super::faults::Faults;
-use super::{DriverConfig, LaunchError, Microvms, RequestError, record};
+use super::{Capacity, DriverConfig, LaunchError, Microvms, RequestError, record};
 use crate::clock::Clock;
 use crate::lifecycle::microvm::{Request, Rules};
 use crate::platform::double::{Deviation, Double, Point};
@@ -40,8 +40,10 @@ struct Host {
     db: Db,
 }
 
+/// The host's memory for microVMs in MiB.
+const CAPACITY: u64 = 4096;
+
 const CONFIG: DriverConfig = DriverConfig {
-    capacity_mib: 4096,
     max_memory_mib: None,
     rules: DEFAULT,
     retention: Duration::from_secs(86_400),
@@ -108,7 +110,8 @@ fn daemon(
     let db = Db::direct(Arc::clone(store) as Arc<dyn crate::store::Store>);
     let config = DriverConfig { rules, ..CONFIG };
     let platform = Arc::new(platform.clone());
-    (Microvms::new(config, db.clone(), clock, platform, Arc::new(NoObserver), faults), db)
+    let capacity = Capacity::new(CAPACITY);
+    (Microvms::new(config, capacity, db.clone(), clock, platform, Arc::new(NoObserver), faults), db)
 }
 
 /// A microVM's record as RunMicrovm creates it.

@@ -172,9 +172,10 @@ fn start(store: &Arc<MemoryStore>, platform: &Double, clock: Clock) -> (Microvms
         !matches!(left, Ok(2..))
     });
     let db = Db::direct(Arc::clone(store) as Arc<dyn crate::store::Store>);
-    let config = DriverConfig { capacity_mib: 1 << 20, max_memory_mib: Some(LIMIT), ..CONFIG };
+    let config = DriverConfig { max_memory_mib: Some(LIMIT), ..CONFIG };
     let platform = Arc::new(platform.clone());
-    (Microvms::new(config, db.clone(), clock, platform, Arc::new(NoObserver), faults), db, fuse)
+    let capacity = Capacity::new(1 << 20);
+    (Microvms::new(config, capacity, db.clone(), clock, platform, Arc::new(NoObserver), faults), db, fuse)
 }
 
 proptest! {
@@ -204,10 +205,11 @@ proptest! {
 async fn launches_at_the_same_time_take_what_there_is_and_no_more() {
     let db = Db::new(Arc::new(MemoryStore::default()));
     db.commit(artifact()).await.unwrap();
-    let config = DriverConfig { capacity_mib: 1 << 20, max_memory_mib: Some(LIMIT), ..CONFIG };
+    let config = DriverConfig { max_memory_mib: Some(LIMIT), ..CONFIG };
     let clock = Clock::system();
     let platform = Arc::new(Double::default());
-    let microvms = Microvms::new(config, db, clock, platform, Arc::new(NoObserver), Faults::none());
+    let capacity = Capacity::new(1 << 20);
+    let microvms = Microvms::new(config, capacity, db, clock, platform, Arc::new(NoObserver), Faults::none());
     let mut launches = JoinSet::new();
     for number in 0..40 {
         let (microvms, record) =

@@ -39,7 +39,7 @@ use crate::driver::context::NoObserver;
 use crate::driver::deadlines::Deadlines;
 use crate::driver::faults::Faults;
 use crate::driver::gate::WaitLimits;
-use crate::driver::{DriverConfig, Microvms};
+use crate::driver::{Capacity, DriverConfig, Microvms};
 use crate::lifecycle::microvm::{Request as Ask, Rules};
 use crate::metrics::Metrics;
 use crate::platform::double::{Deviation, Double, Point};
@@ -146,14 +146,21 @@ impl Host {
         platform.world().ports.insert(HOOKS, app.address);
         let config = DriverConfig {
             max_memory_mib: None,
-            capacity_mib: 4096,
             rules: Rules::default(),
             retention: LONG,
             drain: LONG,
             deadlines: Deadlines::default(),
         };
         let shared = Arc::new(platform.clone());
-        let microvms = Microvms::new(config, db.clone(), clock, shared, Arc::new(NoObserver), Faults::none());
+        let microvms = Microvms::new(
+            config,
+            Capacity::new(4096),
+            db.clone(),
+            clock,
+            shared,
+            Arc::new(NoObserver),
+            Faults::none(),
+        );
         let artifact =
             records::encode(&ArtifactRecord { build_id: BUILD.into(), ..ArtifactRecord::default() });
         db.commit(Batch::new().put(Table::Artifacts, records::artifact(BUILD), artifact)).await.unwrap();

@@ -40,7 +40,7 @@ use crate::disk::{Disk, DiskConfig};
 use crate::driver::context::NoObserver;
 use crate::driver::deadlines::Deadlines;
 use crate::driver::faults::Faults;
-use crate::driver::{DriverConfig, Microvms, record};
+use crate::driver::{Capacity, DriverConfig, Microvms, record};
 use crate::events::Events;
 use crate::lifecycle::microvm::Rules;
 use crate::logs::{Logs, LogsConfig};
@@ -217,7 +217,6 @@ async fn furnished(config: ServiceConfig, roles: RolesConfig, artifacts: Artifac
     let clock = Clock::system();
     let driver = DriverConfig {
         max_memory_mib: config.limits.memory_mib,
-        capacity_mib: 1 << 20,
         rules: Rules::default(),
         retention: Duration::from_secs(86_400),
         drain: Duration::ZERO,
@@ -225,8 +224,15 @@ async fn furnished(config: ServiceConfig, roles: RolesConfig, artifacts: Artifac
     };
     builder.host.always(Point::Launch, Deviation::Fails("there are no processes here"));
     let platform = Arc::new(builder.host.clone());
-    let microvms =
-        Microvms::new(driver, daemon.db.clone(), clock, platform, Arc::new(NoObserver), Faults::none());
+    let microvms = Microvms::new(
+        driver,
+        Capacity::new(1 << 20),
+        daemon.db.clone(),
+        clock,
+        platform,
+        Arc::new(NoObserver),
+        Faults::none(),
+    );
     let tokens = Tokens::open(&daemon.db, clock, "us-east-1").await.unwrap();
     let (outside, host) = Outside::new(daemon.events.clone(), clock);
     let parts = Parts {

@@ -22,7 +22,7 @@ use crate::disk::{Disk, DiskConfig};
 use crate::driver::context::NoObserver;
 use crate::driver::deadlines::Deadlines;
 use crate::driver::faults::Faults;
-use crate::driver::{DriverConfig, Microvms};
+use crate::driver::{Capacity, DriverConfig, Microvms};
 use crate::lifecycle::microvm::Rules;
 use crate::service::tests::Outside;
 use crate::tokens::Tokens;
@@ -48,7 +48,6 @@ async fn host(profile: Profile, limits: Limits) -> Host {
     std::fs::create_dir(bases.path().join("1")).unwrap();
     let driver = DriverConfig {
         max_memory_mib: None,
-        capacity_mib: 1024,
         rules: Rules::default(),
         retention: Duration::from_secs(60),
         drain: Duration::ZERO,
@@ -56,8 +55,15 @@ async fn host(profile: Profile, limits: Limits) -> Host {
     };
     let clock = Clock::system();
     let platform = Arc::new(builder.host.clone());
-    let microvms =
-        Microvms::new(driver, daemon.db.clone(), clock, platform, Arc::new(NoObserver), Faults::none());
+    let microvms = Microvms::new(
+        driver,
+        Capacity::new(1024),
+        daemon.db.clone(),
+        clock,
+        platform,
+        Arc::new(NoObserver),
+        Faults::none(),
+    );
     let (outside, host) = Outside::new(daemon.events.clone(), clock);
     let parts = Parts {
         disk: Disk::of(bases.path(), DiskConfig { reserve_mib: Some(0) }, limits.disk_mib).unwrap(),

@@ -20,7 +20,7 @@ use crate::disk::Disk;
 use crate::driver::context::NoObserver;
 use crate::driver::deadlines::Deadlines;
 use crate::driver::faults::Faults;
-use crate::driver::{DriverConfig, Microvms};
+use crate::driver::{Capacity, DriverConfig, Microvms};
 use crate::lifecycle::microvm::Rules;
 use crate::platform::double::Double;
 use crate::service::host::artifacts::Artifacts;
@@ -77,13 +77,13 @@ impl Stand {
             max_versions: limits.versions,
             max_builds: limits.builds,
             concurrent_builds: 8,
+            details: profile != Profile::AwsStrict,
             ..settings()
         };
         let (daemon, builder) = Daemon::on(store, settings);
         let strict = profile == Profile::AwsStrict;
         let driver = DriverConfig {
             max_memory_mib: limits.memory_mib,
-            capacity_mib: capacity_mib.unwrap_or(1 << 20),
             rules: Rules { failed_suspend_hook_terminates: strict, resume_cancels_suspend: !strict },
             retention: Duration::from_secs(86_400),
             drain: Duration::ZERO,
@@ -91,8 +91,15 @@ impl Stand {
         };
         let clock = Clock::system();
         let platform = Arc::new(builder.host.clone());
-        let microvms =
-            Microvms::new(driver, daemon.db.clone(), clock, platform, Arc::new(NoObserver), Faults::none());
+        let microvms = Microvms::new(
+            driver,
+            Capacity::new(capacity_mib.unwrap_or(1 << 20)),
+            daemon.db.clone(),
+            clock,
+            platform,
+            Arc::new(NoObserver),
+            Faults::none(),
+        );
         let (outside, mut host) = Outside::new(daemon.events.clone(), clock);
         let bucket = outside.folder.path().join("hearth-local");
         host.artifacts = Artifacts::open("hearth-local", &bucket, 64 << 20, Disk::unlimited()).unwrap();
