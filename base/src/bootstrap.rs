@@ -100,11 +100,11 @@ mod tests {
             vanished(error, &Recipe::own().unwrap().of_builder(), &Sources::default()).to_string()
         };
         let text = said(
-            "E: Unable to locate package nosuch\nE: Package 'crun' has no installation candidate\n\
-             E: Failed to fetch http://mirror.test/pool/b/buildah_1.43_arm64.deb  404  Not Found [IP: ::1 80]\n",
+            "E: Unable to locate package nosuch\nE: Package 'runc' has no installation candidate\n\
+             E: Failed to fetch http://mirror.test/pool/b/docker.io_28.5_arm64.deb  404  Not Found [IP: ::1 80]\n",
         );
         for part in
-            ["nosuch", "crun", "buildah_1.43_arm64.deb", "forky", &Sources::default().mirror, "snapshot"]
+            ["nosuch", "runc", "docker.io_28.5_arm64.deb", "forky", &Sources::default().mirror, "snapshot"]
         {
             assert!(text.contains(part), "{part} in {text}");
         }
