@@ -100,7 +100,8 @@ pub struct Config {
     pub data: PathBuf,
     /// Folder of sockets, monitors' logs and records of processes; a reboot empties it.
     pub run: PathBuf,
-    /// Memory that microVMs may have together, by their baselines, in MiB; nine tenths of the host's unless given.
+    /// Memory that microVMs may have together, by their baselines, in MiB; nine tenths of the host's unless given. Builds of large
+    /// classes take of it, too.
     #[schemars(range(min = 1))]
     pub capacity_mib: Option<u64>,
     /// How many times its memory class a guest gets.

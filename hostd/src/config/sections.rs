@@ -111,7 +111,8 @@ pub struct BuilderConfig {
     /// Memory in MiB that the microVM that builds has for images of every memory class. For larger classes it has that of the class.
     #[schemars(range(min = 512))]
     pub memory_mib: u64,
-    /// Most memory in MiB that it has, however large the class. A build takes its memory of `capacity_mib`, and waits for it.
+    /// Most memory in MiB that it has, however large the class, unless `memory_mib` is more. What it has beyond `memory_mib` is taken of
+    /// `capacity_mib`, and a build waits for it.
     #[schemars(range(min = 512))]
     pub memory_max_mib: u64,
     /// Its CPUs.

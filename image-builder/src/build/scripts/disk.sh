@@ -3,6 +3,7 @@
 # The file system is the same for the same files: its identifier and hash seed are given, times are those of the files or
 # older than 1980 (SOURCE_DATE_EPOCH).
 set -eu
+export SOURCE_DATE_EPOCH=315532800
 # The image's layers, the uppermost first, below a layer for the folders that may be missing. Their short names fit into a page.
 tmp=/var/lib/hearth/tmp
 mkdir -p $tmp/upper $tmp/work $tmp/none $tmp/root
@@ -11,19 +12,22 @@ for layer in $(cat $tmp/layers); do
     top=${top:-$layer}
     lower=${lower}l/$(cat "${layer%/diff}/link"):
 done
-if [ -n "$top" ]; then
-    # The root folder is that of the uppermost layer.
-    chmod --reference="$top" $tmp/upper
-    chown --reference="$top" $tmp/upper
-fi
+# The root folder is that of the uppermost layer.
+touch -d @$SOURCE_DATE_EPOCH $tmp/none
+top=${top:-$tmp/none}
+chmod --reference="$top" $tmp/upper
+chown --reference="$top" $tmp/upper
+touch --reference="$top" $tmp/upper
 cd /var/lib/hearth/docker/overlay2
 # The newer system call takes no more than 256 bytes of folders.
 LIBMOUNT_FORCE_MOUNT2=always mount -t overlay -o "lowerdir=$lower$tmp/none,upperdir=$tmp/upper,workdir=$tmp/work" overlay $tmp/root
 root=$tmp/root
 for folder in dev proc sys tmp etc; do
-    [ -e "$root/$folder" ] || [ -L "$root/$folder" ] || mkdir "$root/$folder"
+    [ -e "$root/$folder" ] || [ -L "$root/$folder" ] || {
+        mkdir "$root/$folder"
+        touch -d @$SOURCE_DATE_EPOCH "$root/$folder" "$root"
+    }
 done
-export SOURCE_DATE_EPOCH=315532800
 if ! mke2fs -q -F -t ext4 -b 4096 -I 256 -i 32768 -m 0 -U "$1" -L hearth-root \
     -E "assume_storage_prezeroed=1,lazy_itable_init=0,lazy_journal_init=0,hash_seed=$1,root_owner=0:0" \
     -d "$root" /run/disks/vdd 2>/run/mke2fs.log; then
