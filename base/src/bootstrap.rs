@@ -1,5 +1,6 @@
 //! Calls `mmdebstrap`: the part of Debian's packages that gets into a root, and the environment of their scripts.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
@@ -50,7 +51,31 @@ impl Bootstrap<'_> {
         command.arg(&recipe.suite).arg(self.root).args(sources.lines(&recipe.suite));
         environment(&mut command, recipe);
         command.env("TMPDIR", self.root.parent().unwrap_or(self.root));
-        programs::run(&mut command).map(drop)
+        programs::run(&mut command).map(drop).map_err(|error| vanished(error, recipe, sources))
+    }
+}
+
+/// Names the packages that a mirror does not have, if that is why a call failed.
+fn vanished(error: BaseError, recipe: &Recipe, sources: &Sources) -> BaseError {
+    let BaseError::Failed { output, .. } = &error else { return error };
+    let mut packages = BTreeSet::new();
+    for line in output.lines() {
+        let unknown = line.split_once("Unable to locate package ");
+        let unknown =
+            unknown.or_else(|| line.split_once("has no installation candidate").map(|(name, _)| ("", name)));
+        let gone = line.split_once("Failed to fetch ").filter(|(_, rest)| rest.contains("404 "));
+        let gone = gone.and_then(|(_, rest)| rest.split_whitespace().next()?.rsplit('/').next());
+        let unknown =
+            unknown.map(|(_, name)| name.trim_start_matches("E: Package ").trim().trim_matches('\''));
+        packages.extend(unknown.or(gone).map(str::to_owned));
+    }
+    if packages.is_empty() {
+        return error;
+    }
+    BaseError::Vanished {
+        packages: packages.into_iter().collect::<Vec<_>>().join(", "),
+        suite: recipe.suite.clone(),
+        mirror: sources.mirror.clone(),
     }
 }
 
@@ -58,4 +83,31 @@ impl Bootstrap<'_> {
 pub(crate) fn environment(command: &mut Command, recipe: &Recipe) {
     command.env("SOURCE_DATE_EPOCH", recipe.generated_files_date.to_string());
     command.env("DEBIAN_FRONTEND", "noninteractive").env("DEBCONF_NONINTERACTIVE_SEEN", "true");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::process::ExitStatus;
+
+    use super::*;
+
+    #[test]
+    fn packages_that_a_mirror_has_no_longer_are_named_with_suite_and_mirror() {
+        let said = |output: &str| {
+            let status = ExitStatus::from_raw(25 << 8);
+            let error = BaseError::Failed { program: "mmdebstrap".into(), status, output: output.into() };
+            vanished(error, &Recipe::own().unwrap().of_builder(), &Sources::default()).to_string()
+        };
+        let text = said(
+            "E: Unable to locate package nosuch\nE: Package 'runc' has no installation candidate\n\
+             E: Failed to fetch http://mirror.test/pool/b/docker.io_28.5_arm64.deb  404  Not Found [IP: ::1 80]\n",
+        );
+        for part in
+            ["nosuch", "runc", "docker.io_28.5_arm64.deb", "forky", &Sources::default().mirror, "snapshot"]
+        {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        assert!(said("E: no space").starts_with("mmdebstrap failed"));
+    }
 }

@@ -1,24 +1,48 @@
-//! The builder's root disk: an unpacked Debian with `buildah`, and the files that the packages' scripts would have made.
+//! The builder's root disk: an unpacked Debian with `dockerd`, whose BuildKit builds, and the files that the packages' scripts would have made.
 
 use std::path::Path;
 
 use super::debian::{self, Package, State};
 use super::recipe::{Recipe, Sources};
-use super::store::{self, Store};
 use super::{BaseError, Progress, erofs, files};
 
 /// UUID of the file system. Nothing uses it, but it must be the same in every build.
 const UUID: &str = "68656172-7468-4275-8000-000000000001";
 
-/// Paths that no build needs: tests and examples of buildah, network plug-ins (builds use the guest's network directly), and
-/// short names that stand for other registries than Docker's.
-const REMOVED: [&str; 8] = [
-    "usr/libexec/buildah",
+/// Paths that no build needs: programs for containers that run on their own (BuildKit starts `runc` itself), their networks (builds use
+/// the guest's directly), servers of Git, tools for developers, and all of Perl but its smallest set.
+const REMOVED: [&str; 33] = [
+    "usr/bin/ctr",
+    "usr/bin/git-shell",
+    "usr/bin/scalar",
+    "usr/lib/git-core/git-daemon",
+    "usr/lib/git-core/git-http-backend",
+    "usr/lib/git-core/git-http-push",
+    "usr/lib/git-core/git-imap-send",
+    "usr/lib/git-core/git-shell",
+    "usr/lib/git-core/scalar",
+    "usr/lib/aarch64-linux-gnu/engines-3",
+    "usr/bin/containerd-shim-runc-v2",
+    "usr/bin/containerd-stress",
+    "usr/lib/containerd",
     "usr/lib/cni",
-    "usr/share/doc",
-    "usr/share/gitweb",
+    "usr/lib/aarch64-linux-gnu/gconv",
+    "usr/lib/aarch64-linux-gnu/perl",
+    "usr/lib/aarch64-linux-gnu/systemd",
     "usr/lib/systemd",
-    "etc/containers/registries.conf.d",
+    "usr/sbin/docker-proxy",
+    "usr/sbin/pidfd-kill",
+    "usr/sbin/recvtty",
+    "usr/sbin/remap-rootfs",
+    "usr/sbin/sd-helper",
+    "usr/sbin/seccompagent",
+    "usr/sbin/fs-idmap",
+    "usr/sbin/contrib",
+    "usr/share/doc",
+    "usr/share/docker.io",
+    "usr/share/gitweb",
+    "usr/share/iptables",
+    "usr/share/perl",
     "etc/systemd",
     "boot",
 ];
@@ -27,45 +51,30 @@ const MOUNT_POINTS: [&str; 11] =
     ["dev", "proc", "sys", "run", "mnt", "root", "tmp", "var/tmp", "var/lib/hearth", "hearth", "srv"];
 
 /// Files in addition to the packages' own.
-const FILES: [(&str, &str); 8] = [
+const FILES: [(&str, &str); 5] = [
     ("etc/nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n"),
     ("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
     ("etc/hostname", "builder\n"),
     ("etc/resolv.conf", ""),
-    // Builds of Dockerfiles do not verify signatures, but digests and TLS.
-    ("etc/containers/policy.json", "{ \"default\": [{ \"type\": \"insecureAcceptAnything\" }] }\n"),
-    ("etc/containers/registries.conf", REGISTRIES),
-    ("etc/containers/storage.conf", STORAGE),
-    ("etc/containers/containers.conf", CONTAINERS),
+    ("etc/docker/daemon.json", DAEMON),
 ];
 
-/// Short names stand for Docker's registry, as Dockerfiles expect. Those of container bases resolve only to the images in the
-/// builder's own storage. Their aliases are appended.
-const REGISTRIES: &str =
-    "unqualified-search-registries = [\"docker.io\"]\nshort-name-mode = \"permissive\"\n\n[aliases]\n";
-
-/// The storage of images is on a separate disk, and that of the container bases on another one.
-const STORAGE: &str = r#"[storage]
-driver = "overlay"
-graphroot = "/var/lib/hearth/storage"
-runroot = "/run/hearth/storage"
-
-[storage.options]
-additionalimagestores = ["/hearth"]
-"#;
-
-/// The capabilities are Docker's; features that need systemd or a kernel keyring are off.
-const CONTAINERS: &str = r#"[containers]
-default_capabilities = [
-  "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "NET_RAW",
-  "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT", "AUDIT_WRITE",
-]
-keyring = false
-netns = "host"
-
-[engine]
-cgroup_manager = "cgroupfs"
-events_logger = "none"
+/// Configuration of `dockerd`: everything that it keeps lies on a separate disk, and steps use the guest's network. Nothing is collected
+/// while a build runs: the script that ends it does so.
+const DAEMON: &str = r#"{
+  "data-root": "/var/lib/hearth/docker",
+  "exec-root": "/run/docker",
+  "group": "root",
+  "storage-driver": "overlay2",
+  "features": { "containerd-snapshotter": false },
+  "bridge": "none",
+  "iptables": false,
+  "ip6tables": false,
+  "ip-forward": false,
+  "userland-proxy": false,
+  "log-level": "warn",
+  "builder": { "gc": { "enabled": false } }
+}
 "#;
 
 /// Makes the file system `image` from `recipe`; `root` is the folder in which it is assembled. Returns its packages.
@@ -76,12 +85,13 @@ pub(crate) fn make(
     progress: Progress<'_>,
 ) -> Result<Vec<Package>, BaseError> {
     progress("builder's root disk: downloading and unpacking packages");
-    let made = debian::make_root(root, &recipe.builder, State::Unpacked, (recipe, sources), progress)?;
+    let own = (&recipe.of_builder(), sources);
+    let made = debian::make_root(root, &recipe.builder, State::Unpacked, own, progress)?;
     for path in REMOVED {
         files::remove(&root.join(path))?;
     }
     merge_usr(root)?;
-    complete(root, recipe)?;
+    complete(root)?;
     progress("builder's root disk: making the file system");
     erofs::make(image, root, UUID, recipe.generated_files_date)?;
     files::remove(root)?;
@@ -100,7 +110,7 @@ pub(crate) fn merge_usr(root: &Path) -> Result<(), BaseError> {
 }
 
 /// Makes the files that the scripts of the unpacked packages would have made.
-fn complete(root: &Path, recipe: &Recipe) -> Result<(), BaseError> {
+fn complete(root: &Path) -> Result<(), BaseError> {
     let dev = root.join("dev");
     files::remove(&dev)?;
     for path in MOUNT_POINTS {
@@ -113,14 +123,7 @@ fn complete(root: &Path, recipe: &Recipe) -> Result<(), BaseError> {
     for (path, content) in FILES {
         files::write(&root.join(path), content)?;
     }
-    let mut registries = REGISTRIES.to_owned();
-    for base in &recipe.containers {
-        registries.push_str(&format!("\"{0}\" = \"localhost/{0}\"\n", base.name));
-    }
-    files::write(&root.join("etc/containers/registries.conf"), registries)?;
     write_certificates(root)?;
-    // An empty store, so that it is no error if the disk with the container bases is not mounted.
-    Store::default().finish(&root.join(store::MOUNT_POINT.trim_start_matches('/')))?;
     for (name, target) in [("awk", "mawk"), ("sh", "dash"), ("which", "which.debianutils")] {
         let link = root.join("usr/bin").join(name);
         if link.symlink_metadata().is_err() {
@@ -164,14 +167,12 @@ mod tests {
             files::write(&root.join(path), content).unwrap();
         }
         merge_usr(root).unwrap();
-        complete(root, &Recipe::own().unwrap()).unwrap();
+        complete(root).unwrap();
         let text = |path: &str| String::from_utf8(files::read(&root.join(path)).unwrap()).unwrap();
         assert_eq!(text("etc/ssl/certs/ca-certificates.crt"), "first\nsecond\n");
         assert_eq!(text("bin/sh"), "a shell of its own");
         assert!(root.join("usr/bin/awk").is_symlink() && root.join("sbin").is_symlink());
-        assert!(
-            text("etc/containers/registries.conf")
-                .contains("\"hearth/debian\" = \"localhost/hearth/debian\"")
-        );
+        let daemon: serde_json::Value = serde_json::from_str(&text("etc/docker/daemon.json")).unwrap();
+        assert_eq!(daemon["storage-driver"], "overlay2");
     }
 }

@@ -43,6 +43,19 @@ pub enum BaseError {
         /// The last lines of its output.
         output: String,
     },
+    /// A mirror does not have packages that its suite should have.
+    #[error(
+        "the mirror {mirror} does not give {packages} of Debian {suite}. Unreleased suites change daily: make the base image again, name \
+         another mirror or a snapshot of one, or put into the recipe what the suite has now"
+    )]
+    Vanished {
+        /// The packages, or the files that were asked for.
+        packages: String,
+        /// Name of the suite.
+        suite: String,
+        /// The mirror.
+        mirror: String,
+    },
     /// Root's privileges are missing.
     #[error("{0} needs root, since it makes files of other owners; run it as root")]
     NotRoot(&'static str),

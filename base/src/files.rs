@@ -145,6 +145,15 @@ pub(crate) fn newest(path: &Path) -> Result<u64, BaseError> {
     Ok(time)
 }
 
+/// Bytes of all regular files in a tree.
+pub(crate) fn bytes(path: &Path) -> Result<u64, BaseError> {
+    let meta = path.symlink_metadata().map_err(BaseError::file("cannot look at", path))?;
+    if meta.is_dir() {
+        return entries(path)?.iter().map(|entry| bytes(entry)).sum();
+    }
+    Ok(if meta.is_file() { meta.len() } else { 0 })
+}
+
 /// Makes a folder and everything in it durable.
 pub(crate) fn sync_tree(folder: &Path) -> Result<(), BaseError> {
     for path in entries(folder)? {

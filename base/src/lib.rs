@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `Image` | the guest's kernel |
 //! | `initramfs.cpio` | `hearth-guest` as `/init`; with a modular kernel also modules, and `/modules.list` in load order |
-//! | `builder.erofs` | the builder's root disk: Debian arm64 with `buildah`, packages unpacked and not configured |
+//! | `builder.erofs` | the builder's root disk: Debian testing, arm64, with `dockerd`, packages unpacked and not configured |
 //! | `containers.erofs` | the container bases: an image store that the builder finds at `/hearth` |
 //! | `base.json` | [`Manifest`]: digests and sizes of these, packages, container bases |
 //!

@@ -20,7 +20,7 @@ use super::{
 };
 
 /// Changes when this code makes different parts from the same packages.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 /// Name of the file with a part's record.
 const RECORD: &str = "part.json";
 /// UUID of the container bases' file system.
@@ -87,11 +87,10 @@ impl Kind {
     fn key(self, recipe: &Recipe, sources: &Sources) -> Result<String, BaseError> {
         let mut recipe = recipe.clone();
         match self {
-            // The builder's configuration contains the names of the container bases.
-            Self::Builder => recipe.containers.iter_mut().for_each(|base| base.packages.clear()),
-            Self::Containers => recipe.builder.clear(),
+            Self::Builder => recipe.containers.clear(),
+            Self::Containers => recipe.clear_builder(),
             Self::Kernel => {
-                recipe.builder.clear();
+                recipe.clear_builder();
                 recipe.containers.clear();
             }
         }

@@ -15,10 +15,14 @@ const OWN: &str = include_str!("recipe.json");
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
-    /// Debian's suite.
+    /// Debian's suite: that of the container bases, of the kernel, and of the builder if it has none of its own.
     pub suite: String,
     /// Time of all files that do not come from a package, in seconds since 1970: the suite's release.
     pub generated_files_date: u64,
+    /// The suite of all packages of the builder's root disk. One suite for all of them: no other set of packages is tested together,
+    /// and the newer ones need the newer C library.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub builder_suite: Option<String>,
     /// Packages of the builder's root disk.
     pub builder: Vec<String>,
     /// The container bases.
@@ -58,6 +62,18 @@ impl Recipe {
         Self::parse(&std::fs::read_to_string(path).map_err(BaseError::file("cannot read", path))?)
     }
 
+    /// Leaves out what affects only the builder's root disk.
+    pub(crate) fn clear_builder(&mut self) {
+        self.builder_suite = None;
+        self.builder.clear();
+    }
+
+    /// The recipe that the builder's root disk follows: this one, in the builder's suite.
+    pub(crate) fn of_builder(&self) -> Self {
+        let suite = self.builder_suite.clone().unwrap_or_else(|| self.suite.clone());
+        Self { suite, builder_suite: None, ..self.clone() }
+    }
+
     fn parse(text: &str) -> Result<Self, BaseError> {
         let recipe: Self =
             serde_json::from_str(text).map_err(|error| BaseError::Recipe(error.to_string()))?;
@@ -68,7 +84,7 @@ impl Recipe {
     /// Checks that all words are harmless, because they are used in command lines and paths.
     fn check(&self) -> Result<(), BaseError> {
         let packages = self.builder.iter().chain(self.containers.iter().flat_map(|base| &base.packages));
-        for word in packages.chain([&self.suite]) {
+        for word in packages.chain([&self.suite]).chain(&self.builder_suite) {
             plain(word, "-+.:")?;
         }
         for base in &self.containers {
@@ -121,9 +137,18 @@ impl Default for Sources {
     }
 }
 
+/// Debian's suites that are not released: they have no updates and security updates beside them, and their signed lists expire after
+/// a week.
+const UNRELEASED: [&str; 5] = ["forky", "duke", "testing", "sid", "unstable"];
+
 impl Sources {
     /// The lines of a sources file.
     pub(crate) fn lines(&self, suite: &str) -> Vec<String> {
+        if UNRELEASED.contains(&suite) {
+            // A snapshot of such a suite is older than a week. Its lists are signed all the same.
+            let options = format!("signed-by={} check-valid-until=no", self.keyring);
+            return vec![format!("deb [{options}] {} {suite} main", self.mirror)];
+        }
         let line =
             |mirror: &str, suite: &str| format!("deb [signed-by={}] {mirror} {suite} main", self.keyring);
         let mut lines = vec![line(&self.mirror, suite), line(&self.mirror, &format!("{suite}-updates"))];
@@ -165,5 +190,17 @@ mod tests {
         assert!(lines.iter().any(|line| line.contains("debian-security trixie-security main")));
         let without = Sources { security_mirror: None, ..Sources::default() };
         assert_eq!(without.lines("trixie").len(), 2);
+    }
+
+    #[test]
+    fn the_builder_has_a_suite_of_its_own_and_recipes_without_it_stay_valid() {
+        let own = Recipe::own().unwrap();
+        let builder = own.of_builder();
+        assert_eq!((own.suite.as_str(), builder.suite.as_str()), ("trixie", "forky"));
+        // An unreleased suite has nothing beside it.
+        assert_eq!(Sources::default().lines(&builder.suite).len(), 1);
+        let without = OWN.replace("  \"builder_suite\": \"forky\",\n", "");
+        assert_eq!(Recipe::parse(&without).unwrap().of_builder().suite, "trixie");
+        assert!(Recipe::parse(&OWN.replace("forky", "../forky")).is_err());
     }
 }

@@ -143,6 +143,8 @@ impl StateReason {
     pub fn measured(&self) -> String {
         match self {
             Self::Explained(code, _) => code.sentence().to_owned(),
+            // AWS has no sentence of its own for it that is known.
+            Self::AppNotStarted(_) => FailureCode::ContainerBuildFailed.sentence().to_owned(),
             other => other.sentence(),
         }
     }

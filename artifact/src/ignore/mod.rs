@@ -1,6 +1,6 @@
 //! `.dockerignore`: which files of a folder are left out of its zip, by Docker's rules.
 //!
-//! The rules are those of moby's `patternmatcher` and `ignorefile` packages, which BuildKit and buildah use, too: the last pattern that
+//! The rules are those of moby's `patternmatcher` and `ignorefile` packages, which BuildKit uses, too: the last pattern that
 //! matches a path, or a folder above it, decides. `Dockerfile.dockerignore` is read instead of `.dockerignore` where it is there. The
 //! builder applies the same file again when it copies, so the files in [`ALWAYS`] are sent whatever the patterns say.
 //!

@@ -19,16 +19,9 @@ const LENGTH_MAX: usize = 128 << 10;
 const KEPT: [&str; 7] =
     ["ExposedPorts", "Healthcheck", "Labels", "OnBuild", "Shell", "StopSignal", "Volumes"];
 
-/// Output of `buildah inspect`.
-#[derive(Debug, Deserialize)]
-struct Inspected {
-    #[serde(rename = "Docker")]
-    docker: Description,
-}
-
-/// The used part of the Docker format's image configuration.
+/// The used part of the output of `docker image inspect`.
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "PascalCase")]
 struct Description {
     architecture: String,
     os: String,
@@ -43,8 +36,8 @@ fn strings(config: &BTreeMap<String, Value>, name: &str) -> Vec<String> {
 /// The app of the image that `text` describes, with the variables that the request and the platform add.
 pub(super) fn app(text: &[u8], request: &BuildRequest) -> Result<App, BuildError> {
     let failed = |detail: String| BuildError::explained(FailureCode::ContainerBuildFailed, &detail);
-    let Inspected { docker: description } = serde_json::from_slice(text).map_err(|error| {
-        BuildError::Platform(format!("buildah describes the image in an unknown way: {error}"))
+    let description: Description = serde_json::from_slice(text).map_err(|error| {
+        BuildError::Platform(format!("dockerd describes the image in an unknown way: {error}"))
     })?;
     if (description.os.as_str(), description.architecture.as_str()) != ("linux", "arm64") {
         let (os, architecture) = (description.os, description.architecture);
@@ -131,10 +124,10 @@ mod tests {
         }
     }
 
-    const DESCRIPTION: &str = r#"{"Type":"image","Docker":{"architecture":"arm64","os":"linux","config":{
+    const DESCRIPTION: &str = r#"{"Id":"sha256:0","Architecture":"arm64","Os":"linux","Config":{
         "Entrypoint":["/app"],"Cmd":["--port","8080"],"Env":["PATH=/bin","LANG=de","AWS_REGION=mars"],
         "WorkingDir":"/srv","User":"app:app","Healthcheck":{"Test":["CMD","true"]},"Volumes":{"/data":{}},
-        "Hostname":"x","Labels":null}}}"#;
+        "Hostname":"x","Labels":null}}"#;
 
     #[test]
     fn entrypoint_and_cmd_start_the_app_and_the_platforms_variables_win() {
@@ -162,7 +155,7 @@ mod tests {
     fn an_image_that_cannot_run_here_is_refused_with_the_reason() {
         for (text, word) in [
             (DESCRIPTION.replace("arm64", "amd64"), "linux/amd64"),
-            (r#"{"Docker":{"architecture":"arm64","os":"linux","config":{}}}"#.to_owned(), "ENTRYPOINT"),
+            (r#"{"Architecture":"arm64","Os":"linux","Config":{}}"#.to_owned(), "ENTRYPOINT"),
             (DESCRIPTION.replace("--port", "a\\u0000b"), "arguments"),
         ] {
             let error = app(text.as_bytes(), &request()).unwrap_err();

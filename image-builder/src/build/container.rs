@@ -3,8 +3,8 @@
 //! | Disk | What | Where in the guest |
 //! |---|---|---|
 //! | `vda` | `builder.erofs` | the container's root; changes go to memory |
-//! | `vdb` | scratch: buildah's storage, the layer cache | `/var/lib/hearth` |
-//! | `vdc` | `containers.erofs` | `/hearth` |
+//! | `vdb` | scratch: dockerd's folder with the layer cache, the context | `/var/lib/hearth` |
+//! | `vdc` | `containers.erofs` | `/hearth`, and its layers in dockerd's folder |
 //! | `vdd` | the root disk to be written | only `mke2fs` touches it |
 
 use std::convert::Infallible;
@@ -28,10 +28,10 @@ use super::event::{LogStream, Step};
 use super::identity::{Identity, random_id};
 use super::lines::Lines;
 use super::memory::{self, Victims};
+use super::progress::{Failure, Output, is_full};
 use super::pull;
 use super::request::BuildRequest;
 use super::stage::{Allotment, Host, Stage};
-use super::steps::{Failure, Output, is_full};
 use super::tail::Tail;
 use super::workspace::{ARTIFACT, Workspace};
 use crate::artifact::{Artifact, Fetcher};
@@ -49,7 +49,7 @@ const LEAVE: &str = include_str!("scripts/leave.sh");
 const CONTEXT: &str = "/var/lib/hearth/context";
 /// Exit status of the scripts when a disk is full (`ENOSPC`).
 const FULL: u32 = 28;
-/// Room in bytes for buildah's storage, in addition to the root disk's size.
+/// Room in bytes for dockerd's folder, in addition to the root disk's size.
 pub(super) const SCRATCH_EXTRA: u64 = 16 << 30;
 /// UUID and hash seed of every root disk: constant, so that disks differ only by their content.
 const DISK_ID: &str = "68656172-7468-4d69-8372-6f6f74000000";
@@ -98,7 +98,7 @@ impl Job<'_> {
         }
     }
 
-    /// Key of the layer cache, specific to this image and this base. Buildah's own keys inside are derived from content.
+    /// Key of the layer cache, specific to this image and this base. BuildKit's own keys inside are derived from content.
     fn cache_key(&self) -> Option<String> {
         let key = self.request.cache.as_ref()?;
         let name: String =
@@ -188,7 +188,7 @@ impl Job<'_> {
         let victims = Mutex::new(Victims::since(self.kills(stage).await.as_deref()));
         let sink = &self.host.sink;
         let mut on_line = |source: LogSource, line: &[u8]| {
-            lock(&output).line(source, line);
+            lock(&output).line(line);
             sink.log(LogStream::Build, source, line);
         };
         let mut on_kernel = |_: LogSource, line: &[u8]| {
@@ -205,14 +205,13 @@ impl Job<'_> {
             never = following => match never {},
         };
         let output = output.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let steps = output.steps();
         let failure = match ran.exit.code {
             0 => return Ok(()),
             code => output.failure(code),
         };
         let after = self.kills(stage).await;
         let victims = victims.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Err(self.explain(&failure, victims.of_last_step(after.as_deref(), steps)))
+        Err(self.explain(&failure, victims.of_step(after.as_deref(), failure.begun)))
     }
 
     /// How many processes the builder's kernel has killed for want of memory; none if it cannot be asked.
@@ -249,9 +248,8 @@ impl Job<'_> {
             described.success("reading what the container image says")?.as_bytes(),
             self.request,
         )?;
-        let orders = if app.container.contains_key("OnBuild") { "onbuild" } else { "none" };
-        let written = self.script(stage, DISK, &[DISK_ID, orders], &mut |_, _| {}).await?;
-        if written.exit.code == FULL || is_full(&written.errors) {
+        let written = self.script(stage, DISK, &[DISK_ID], &mut |_, _| {}).await?;
+        if written.exit.code == FULL || is_full(written.errors.as_bytes()) {
             let size = self.request.memory.disk_bytes() >> 30;
             let detail = format!(
                 "The container's files do not fit the root disk of {size} GiB, which is that of the memory class \
@@ -335,7 +333,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The error for a full disk if `text` reports one; else `other`.
 fn full_or(text: &str, other: impl FnOnce() -> BuildError) -> BuildError {
-    if is_full(text) { BuildError::failed(FailureCode::DiskStorageFull, "in the builder") } else { other() }
+    if is_full(text.as_bytes()) {
+        BuildError::failed(FailureCode::DiskStorageFull, "in the builder")
+    } else {
+        other()
+    }
 }
 
 fn died(

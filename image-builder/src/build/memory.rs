@@ -44,9 +44,10 @@ impl Victims {
         }
     }
 
-    /// The processes that were killed during the last step – an empty name where only their number is known –, or none, if none was.
-    /// `printed` is the counter after the build, `steps` how many steps had begun.
-    pub(super) fn of_last_step(&self, printed: Option<&str>, steps: usize) -> Option<String> {
+    /// The processes that were killed since the step began before which, with it, so many had begun – an empty name where only their
+    /// number is known –, or none, if none was. Steps of other stages may have run at the same time. `printed` is the counter after the
+    /// build.
+    pub(super) fn of_step(&self, printed: Option<&str>, begun: usize) -> Option<String> {
         let (before, after) = (self.before?, printed.and_then(parse_count)?);
         if after <= before {
             return None;
@@ -55,7 +56,7 @@ impl Victims {
             return Some(String::new());
         }
         let mut names: Vec<&str> =
-            self.seen.iter().filter(|(step, _)| *step == steps).map(|(_, name)| name.as_str()).collect();
+            self.seen.iter().filter(|(step, _)| *step >= begun).map(|(_, name)| name.as_str()).collect();
         names.dedup();
         (!names.is_empty()).then(|| names.join(", "))
     }
@@ -106,21 +107,26 @@ mod tests {
     #[test]
     fn the_counter_decides_and_the_log_tells_whom_it_was() {
         let mut victims = Victims::since(Some("3\n"));
-        assert_eq!(victims.of_last_step(Some("3\n"), 2), None, "nothing was killed");
-        assert_eq!(victims.of_last_step(Some("4\n"), 2).as_deref(), Some(""), "the log was not followed");
+        assert_eq!(victims.of_step(Some("3\n"), 2), None, "nothing was killed");
+        assert_eq!(victims.of_step(Some("4\n"), 2).as_deref(), Some(""), "the log was not followed");
         victims.line(2, b"6,1,2,-;an ordinary line");
         victims.line(2, KILLED);
-        assert_eq!(victims.of_last_step(Some("4\n"), 2).as_deref(), Some("cc1plus"));
-        assert_eq!(victims.of_last_step(Some("4\n"), 5), None, "an earlier step lived on");
-        assert_eq!(victims.of_last_step(Some("3\n"), 2), None, "the log alone proves nothing");
+        assert_eq!(victims.of_step(Some("4\n"), 2).as_deref(), Some("cc1plus"));
+        assert_eq!(
+            victims.of_step(Some("4\n"), 1).as_deref(),
+            Some("cc1plus"),
+            "another stage's step began later"
+        );
+        assert_eq!(victims.of_step(Some("4\n"), 5), None, "an earlier step lived on");
+        assert_eq!(victims.of_step(Some("3\n"), 2), None, "the log alone proves nothing");
         for unknown in [None, Some(""), Some("x")] {
-            assert_eq!(Victims::since(unknown).of_last_step(Some("4"), 0), None);
-            assert_eq!(victims.of_last_step(unknown, 2), None);
+            assert_eq!(Victims::since(unknown).of_step(Some("4"), 0), None);
+            assert_eq!(victims.of_step(unknown, 2), None);
         }
         for _ in 0..1000 {
             victims.line(2, KILLED);
         }
-        assert_eq!(victims.of_last_step(Some("9"), 2).as_deref(), Some("cc1plus"));
+        assert_eq!(victims.of_step(Some("9"), 2).as_deref(), Some("cc1plus"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The pipeline from an artifact to an image.
 //!
 //! ```text
-//! fetch ─► builder microVM: context, buildah, root disk ─► microVM of the app: ready, snapshot ─► clone: validate ─► commit
+//! fetch ─► builder microVM: context, BuildKit, root disk ─► microVM of the app: ready, snapshot ─► clone: validate ─► commit
 //! ```
 //!
 //! * [`request`] – the image to build; [`settings`] – the host's part of the configuration
@@ -10,7 +10,7 @@
 //! * `stage` – a microVM with a network, for one step
 //! * [`uids`] – user ids of monitors; `record` – what of a step's microVM lies outside its folder
 //! * `container` – the Dockerfile in the builder microVM; `config` – the container image's configuration
-//! * `steps` – which step of the Dockerfile fails, and why; `pull` – images that cannot be pulled; `memory` – processes that are
+//! * `progress` – which step of the Dockerfile fails, and why; `pull` – images that cannot be pulled; `memory` – processes that are
 //!   killed because there is no memory left; `harmless` – text of guests in sentences
 //! * `snapshot`, `validate`, `trial` – the app's own microVMs; `identity` – their identities
 
@@ -23,13 +23,13 @@ mod identity;
 mod lines;
 mod memory;
 mod pipeline;
+mod progress;
 mod pull;
 mod record;
 pub mod request;
 pub mod settings;
 mod snapshot;
 mod stage;
-mod steps;
 mod tail;
 mod trial;
 pub mod uids;

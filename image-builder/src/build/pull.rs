@@ -1,10 +1,10 @@
 //! Images that cannot be pulled: which, from where, and what to do.
 //!
-//! Programs that pull images say so in many ways. The image is taken from the step of the Dockerfile, or from the `docker://` in the
+//! Programs that pull images say so in many ways. The image is taken from the step of the Dockerfile, or from the
 //! error, and the error's words decide between the few things that a reader can do.
 
 use super::harmless::harmless;
-use super::steps::Failure;
+use super::progress::Failure;
 
 /// Most bytes of what the registry, or the way to it, said.
 const WORDS: usize = 300;
@@ -62,10 +62,8 @@ const WORDINGS: [(&str, Cause); 25] = [
 /// The sentence for a failure to pull an image; none if the failure is another.
 pub(super) fn explain(failure: &Failure, sources: Sources<'_>) -> Option<String> {
     let error = failure.error.as_str();
-    let pulled = error.split_once("docker://").map(|(_, rest)| {
-        let end = rest.find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ',' | ')'));
-        rest.get(..end.unwrap_or(rest.len())).unwrap_or_default().trim_end_matches(':')
-    });
+    let pulled = error.split_once("failed to resolve source metadata for ");
+    let pulled = pulled.and_then(|(_, rest)| rest.split_once(": ")).map(|(image, _)| image);
     let from = failure.step.as_ref().filter(|step| step.instruction().eq_ignore_ascii_case("FROM"));
     let named = from.and_then(|step| step.order.split(' ').skip(1).find(|word| !word.starts_with("--")));
     let image = named.or(pulled).filter(|image| !image.is_empty())?;
@@ -144,88 +142,89 @@ fn last_words(error: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use hearth_proto::guest::v1::LogSource;
-
-    use super::super::steps::Output;
+    use super::super::progress::Output;
     use super::*;
 
-    fn told(step: &str, error: &str, network: bool) -> Option<String> {
+    /// What is told of a Dockerfile's line with this number, whose image cannot be pulled.
+    fn told(line: &str, error: &str, network: bool) -> Option<String> {
         let mut output = Output::default();
-        output.line(LogSource::Stdout, step.as_bytes());
-        output.line(LogSource::Stderr, error.as_bytes());
+        output.line(b"#2 [internal] load metadata for docker.io/library/x:latest");
+        output.line(format!("#2 ERROR: {error}").as_bytes());
+        output.line(format!("   1 | >>> {line}").as_bytes());
+        output.line(format!("ERROR: failed to build: failed to solve: {error}").as_bytes());
         let bases = ["hearth/debian:13".to_owned(), "hearth/python:3.13".to_owned()];
-        explain(&output.failure(125), Sources { bases: &bases, network })
+        explain(&output.failure(1), Sources { bases: &bases, network })
     }
 
     #[test]
     fn the_image_the_registry_and_what_to_do_are_told() {
-        for (step, error, network, expected) in [
+        for (line, error, network, expected) in [
             (
-                "STEP 1/2: FROM nosuch",
-                "Error: creating build container: initializing source docker://nosuch:latest: reading manifest latest in \
-                 docker.io/library/nosuch: requested access to the resource is denied",
+                "FROM nosuch",
+                "nosuch: failed to resolve source metadata for docker.io/library/nosuch:latest: pull access denied, repository does \
+                 not exist or may require authorization: server message: insufficient_scope: authorization failed",
                 true,
-                "Step 1/2 (FROM nosuch): the image nosuch cannot be pulled: docker.io has no such image, or not for everybody, and a \
-                 FROM is pulled without a user: reading manifest latest in docker.io/library/nosuch: requested access to the \
-                 resource is denied. A name without a registry is one of docker.io. This host's own are hearth/debian:13, \
-                 hearth/python:3.13.",
+                "Line 1 (FROM nosuch): the image nosuch cannot be pulled: docker.io has no such image, or not for everybody, and a \
+                 FROM is pulled without a user: insufficient_scope: authorization failed. A name without a registry is one of \
+                 docker.io. This host's own are hearth/debian:13, hearth/python:3.13.",
             ),
             (
-                "[1/2] STEP 1/2: FROM --platform=linux/arm64 r.example/team/app:9 AS build",
-                "Error: creating build container: initializing source docker://r.example/team/app:9: reading manifest 9 in \
-                 r.example/team/app: manifest unknown",
+                "FROM --platform=linux/arm64 r.example/team/app:9 AS build",
+                "r.example/team/app:9: failed to resolve source metadata for r.example/team/app:9: r.example/team/app:9: not found",
                 true,
-                "Step 1/2 of stage 1/2 (FROM --platform=linux/arm64 r.example/team/app:9 AS build): the image r.example/team/app:9 \
-                 cannot be pulled: r.example has no such image or tag: reading manifest 9 in r.example/team/app: manifest unknown.",
+                "Line 1 (FROM --platform=linux/arm64 r.example/team/app:9 AS build): the image r.example/team/app:9 cannot be \
+                 pulled: r.example has no such image or tag: r.example/team/app:9: not found.",
             ),
             (
-                "STEP 1/2: FROM r.example/app",
-                "Error: creating build container: initializing source docker://r.example/app:latest: pinging container registry \
-                 r.example: Get \"https://r.example/v2/\": dial tcp: lookup r.example on 127.0.0.53:53: no such host",
+                "FROM r.example/app",
+                "r.example/app: failed to resolve source metadata for r.example/app:latest: failed to do request: Head \
+                 \"https://r.example/v2/app/manifests/latest\": dial tcp: lookup r.example on 169.254.53.53:53: no such host",
                 true,
-                "Step 1/2 (FROM r.example/app): the image r.example/app cannot be pulled: r.example cannot be reached from the \
-                 build: lookup r.example on 127.0.0.53:53: no such host.",
+                "Line 1 (FROM r.example/app): the image r.example/app cannot be pulled: r.example cannot be reached from the \
+                 build: lookup r.example on 169.254.53.53:53: no such host.",
             ),
             (
-                "STEP 1/2: FROM debian:13",
-                "Error: creating build container: initializing source docker://debian:13: pinging container registry \
-                 registry-1.docker.io: Get \"https://registry-1.docker.io/v2/\": dial tcp: connect: network is unreachable",
+                "FROM debian:13",
+                "debian:13: failed to resolve source metadata for docker.io/library/debian:13: failed to do request: Head \
+                 \"https://registry-1.docker.io/v2/library/debian/manifests/13\": dial tcp: connect: network is unreachable",
                 false,
-                "Step 1/2 (FROM debian:13): the image debian:13 cannot be pulled: the build has no network (its egress connector is \
+                "Line 1 (FROM debian:13): the image debian:13 cannot be pulled: the build has no network (its egress connector is \
                  NO_EGRESS), so docker.io is not reached. A name without a registry is one of docker.io. This host's own are \
                  hearth/debian:13, hearth/python:3.13.",
             ),
             (
-                "STEP 1/2: FROM hearth/debian:99",
-                "Error: creating build container: initializing source docker://localhost/hearth/debian:99: pinging container \
-                 registry localhost: Get \"http://localhost/v2/\": dial tcp [::1]:80: connect: connection refused",
+                "FROM hearth/debian:99",
+                "hearth/debian:99: failed to resolve source metadata for docker.io/hearth/debian:99: pull access denied, repository \
+                 does not exist or may require authorization: server message: insufficient_scope: authorization failed",
                 true,
-                "Step 1/2 (FROM hearth/debian:99): the image hearth/debian:99 cannot be pulled: this host has no such container base. \
+                "Line 1 (FROM hearth/debian:99): the image hearth/debian:99 cannot be pulled: this host has no such container base. \
                  It has hearth/debian:13, hearth/python:3.13.",
             ),
             (
-                "STEP 2/2: COPY --from=ghcr.io/a/b:1 /uv /",
-                "Error: building at STEP \"COPY --from=ghcr.io/a/b:1 /uv /\": initializing source docker://ghcr.io/a/b:1: \
-                 reading manifest 1 in ghcr.io/a/b: unauthorized: authentication required",
+                "COPY --from=ghcr.io/a/b:1 /uv /",
+                "ghcr.io/a/b:1: failed to resolve source metadata for ghcr.io/a/b:1: failed to authorize: failed to fetch anonymous \
+                 token: unexpected status from GET request to https://ghcr.io/token: 403 Forbidden",
                 true,
-                "Step 2/2 (COPY --from=ghcr.io/a/b:1 /uv /): the image ghcr.io/a/b:1 cannot be pulled: ghcr.io has no such image, or \
-                 not for everybody, and a FROM is pulled without a user: unauthorized: authentication required.",
+                "Line 1 (COPY --from=ghcr.io/a/b:1 /uv /): the image ghcr.io/a/b:1 cannot be pulled: ghcr.io has no such image, or \
+                 not for everybody, and a FROM is pulled without a user: unexpected status from GET request to \
+                 https://ghcr.io/token: 403 Forbidden.",
             ),
         ] {
-            assert_eq!(told(step, error, network).as_deref(), Some(expected), "{error}");
+            assert_eq!(told(line, error, network).as_deref(), Some(expected), "{error}");
         }
     }
 
     #[test]
     fn other_failures_are_none_of_a_pull() {
         assert_eq!(
-            told("STEP 2/2: RUN curl x", "Error: building at STEP \"RUN curl x\": exit status 6", true),
+            told(
+                "RUN curl x",
+                "process \"/bin/sh -c curl x\" did not complete successfully: exit code: 6",
+                true
+            ),
             None
         );
-        assert_eq!(told("STEP 1/2: FROM a", "Error: something else", true), None);
-        assert_eq!(
-            told("STEP 2/2: COPY a /", "Error: building at STEP \"COPY a /\": copier: not found", true),
-            None
-        );
+        assert_eq!(told("FROM a", "something else", true), None);
+        assert_eq!(told("COPY a /", "failed to compute cache key: \"/a\": not found", true), None);
     }
 }

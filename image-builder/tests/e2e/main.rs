@@ -20,6 +20,7 @@ mod applications;
 mod clones;
 mod crashes;
 mod disks;
+mod dockerfiles;
 mod failures;
 mod isolation;
 mod registry;

@@ -10,6 +10,7 @@ use std::io::{self, Write as _};
 
 use tar::{EntryType, Header};
 
+use super::manifest::Manifest;
 use crate::artifact::error::ArtifactError;
 
 const BLOBS: &str = "blobs";
@@ -38,31 +39,38 @@ impl Layout {
     /// Begins a blob, whose digest must have been checked. All `size` bytes of it have to be written to the file that is returned, before
     /// anything else is done with the layout.
     pub(super) fn blob(&mut self, digest: &str, size: u64) -> Result<&File, ArtifactError> {
-        let hex = digest.strip_prefix("sha256:").unwrap_or(digest);
-        self.file(&format!("{BLOBS}/{ALGORITHM}/{hex}"), size)
+        self.file(&blob_path(digest), size)
     }
 
-    /// Adds the manifest and refers to it in the index, which completes the layout.
+    /// Adds the manifest and refers to it in the index, and in the index of `docker save`, by which `docker load` finds the blobs. This
+    /// completes the layout.
     pub(super) fn finish(
         mut self,
-        digest: &str,
-        media_type: &str,
-        manifest: &[u8],
+        (digest, document): (&str, &[u8]),
+        manifest: &Manifest,
     ) -> Result<(), ArtifactError> {
+        let saved = serde_json::json!([{
+            "Config": blob_path(manifest.config_digest()),
+            "RepoTags": null,
+            "Layers": manifest.layer_digests().map(blob_path).collect::<Vec<_>>(),
+        }]);
         let index = serde_json::json!({
             "schemaVersion": 2,
             "mediaType": "application/vnd.oci.image.index.v1+json",
             "manifests": [{
-                "mediaType": media_type,
+                "mediaType": manifest.media_type,
                 "digest": digest,
-                "size": manifest.len(),
+                "size": document.len(),
                 "platform": {"os": "linux", "architecture": "arm64"},
             }],
         });
-        let index = index.to_string();
-        self.blob(digest, manifest.len() as u64)?.write_all(manifest).map_err(writing)?;
-        let documents =
-            [("index.json", index.as_bytes()), ("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)];
+        let (index, saved) = (index.to_string(), saved.to_string());
+        self.blob(digest, document.len() as u64)?.write_all(document).map_err(writing)?;
+        let documents = [
+            ("index.json", index.as_bytes()),
+            ("manifest.json", saved.as_bytes()),
+            ("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#),
+        ];
         for (name, bytes) in documents {
             self.file(name, bytes.len() as u64)?.write_all(bytes).map_err(writing)?;
         }
@@ -96,6 +104,12 @@ impl Layout {
     }
 }
 
+/// Where a blob is in the layout.
+fn blob_path(digest: &str) -> String {
+    let hex = digest.strip_prefix("sha256:").unwrap_or(digest);
+    format!("{BLOBS}/{ALGORITHM}/{hex}")
+}
+
 fn writing(source: io::Error) -> ArtifactError {
     ArtifactError::Io { what: "writing the image", source }
 }
@@ -115,7 +129,14 @@ mod tests {
         for (hex, bytes) in &blobs {
             layout.blob(&format!("sha256:{hex}"), bytes.len() as u64).unwrap().write_all(bytes).unwrap();
         }
-        layout.finish(&format!("sha256:{}", "a".repeat(64)), "type", b"manifest").unwrap();
+        let named = |hex: &str| format!("sha256:{hex}");
+        let layers: Vec<_> =
+            blobs[1..].iter().map(|(hex, _)| serde_json::json!({"digest": named(hex), "size": 1})).collect();
+        let manifest = serde_json::json!({
+            "mediaType": "type", "config": {"digest": named(&blobs[0].0), "size": 1}, "layers": layers,
+        });
+        let manifest = serde_json::from_value(manifest).unwrap();
+        layout.finish((&named(&"a".repeat(64)), b"manifest"), &manifest).unwrap();
         assert!(file.stream_position().unwrap().is_multiple_of(BLOCK));
         file.rewind().unwrap();
         let mut files = BTreeMap::new();
@@ -125,7 +146,11 @@ mod tests {
             entry.read_to_end(&mut content).unwrap();
             files.insert(entry.path().unwrap().to_str().unwrap().to_owned(), content);
         }
-        assert_eq!(files.len(), 2 + blobs.len() + 3);
+        assert_eq!(files.len(), 2 + blobs.len() + 4);
+        let saved: serde_json::Value = serde_json::from_slice(&files["manifest.json"]).unwrap();
+        assert_eq!(saved[0]["Config"], format!("blobs/sha256/{}", blobs[0].0));
+        assert_eq!(saved[0]["Layers"].as_array().unwrap().len(), 4);
+        assert_eq!(saved[0]["Layers"][3], format!("blobs/sha256/{}", blobs[4].0));
         for (hex, bytes) in blobs {
             assert_eq!(files[&format!("blobs/sha256/{hex}")], bytes);
         }

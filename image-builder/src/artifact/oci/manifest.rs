@@ -131,6 +131,16 @@ impl Index {
 }
 
 impl Manifest {
+    /// Digest of the configuration.
+    pub(super) fn config_digest(&self) -> &str {
+        &self.config.digest
+    }
+
+    /// Digests of the layers, the lowest first.
+    pub(super) fn layer_digests(&self) -> impl Iterator<Item = &str> {
+        self.layers.iter().map(|layer| layer.digest.as_str())
+    }
+
     /// The blobs to fetch, each once, the configuration first.
     pub(super) fn blobs(
         &self,

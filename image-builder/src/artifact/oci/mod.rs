@@ -2,7 +2,7 @@
 //!
 //! An image is pulled for linux/arm64 into the tar of a layout (`oci-layout`, `index.json`, `blobs/sha256/…`) exactly as it is in
 //! the registry: every blob is checked against its digest and size, none is unpacked. The tar is then sent to a
-//! builder microVM, where `buildah` unpacks it.
+//! builder microVM, where `docker` unpacks it.
 //!
 //! * [`challenge`] – how a registry wants to be signed in to
 //! * [`registry`] – one registry's HTTP: signing in, manifests, blobs
@@ -67,7 +67,7 @@ pub(super) async fn pull(
             manifest::check_config(&bytes, image)?;
         }
     }
-    layout.finish(&digest, &manifest.media_type, &document)?;
+    layout.finish((&digest, &document), &manifest)?;
     Ok(digest)
 }
 

@@ -3,18 +3,25 @@
 # The file system is the same for the same files: its identifier and hash seed are given, times are those of the files or
 # older than 1980 (SOURCE_DATE_EPOCH).
 set -eu
-image=$(cat /var/lib/hearth/image)
-if [ "$2" = onbuild ]; then
-    # `buildah from` would run what the image has for those that build on it. A copy of its files has no such orders.
-    mkdir -p /var/lib/hearth/tmp/flat
-    cd /var/lib/hearth/tmp/flat
-    printf 'FROM scratch\nCOPY --from=%s / /\n' "$image" > Dockerfile
-    TMPDIR=/var/lib/hearth/tmp buildah build --quiet --isolation chroot --layers=false --iidfile ../flat-image . >/dev/null
-    image=$(cat ../flat-image)
-fi
-container=$(buildah from --pull-never "$image")
-root=$(buildah mount "$container")
 export SOURCE_DATE_EPOCH=315532800
+# The image's layers, the uppermost first, below a layer for the folders that may be missing. Their short names fit into a page.
+tmp=/var/lib/hearth/tmp
+mkdir -p $tmp/upper $tmp/work $tmp/none $tmp/root
+lower='' top=''
+for layer in $(cat $tmp/layers); do
+    top=${top:-$layer}
+    lower=${lower}l/$(cat "${layer%/diff}/link"):
+done
+# The root folder is that of the uppermost layer.
+touch -d @$SOURCE_DATE_EPOCH $tmp/none
+top=${top:-$tmp/none}
+chmod --reference="$top" $tmp/upper
+chown --reference="$top" $tmp/upper
+touch --reference="$top" $tmp/upper
+cd /var/lib/hearth/docker/overlay2
+# The newer system call takes no more than 256 bytes of folders.
+LIBMOUNT_FORCE_MOUNT2=always mount -t overlay -o "lowerdir=$lower$tmp/none,upperdir=$tmp/upper,workdir=$tmp/work" overlay $tmp/root
+root=$tmp/root
 for folder in dev proc sys tmp etc; do
     [ -e "$root/$folder" ] || [ -L "$root/$folder" ] || {
         mkdir "$root/$folder"
