@@ -95,6 +95,8 @@ pub struct Groups {
     /// What the names of groups begin with, before the user id. A controller removes groups with its own prefix alone.
     prefix: &'static str,
     io: Io,
+    /// Whether what monitors write to their files counts as their memory.
+    files_in_memory: bool,
     missing: Vec<Missing>,
 }
 
@@ -104,7 +106,13 @@ impl Groups {
     /// # Errors
     /// [`GroupsError`] when the host has no such groups.
     pub fn open(settings: &CgroupSettings, prefix: &'static str, data: &Path) -> Result<Self, GroupsError> {
-        let mut groups = Self { parent: None, prefix, io: Io::default(), missing: Vec::new() };
+        let mut groups = Self {
+            parent: None,
+            prefix,
+            io: Io::default(),
+            files_in_memory: is_in_memory(data),
+            missing: Vec::new(),
+        };
         if !settings.enabled {
             return Ok(groups);
         }
@@ -185,12 +193,15 @@ impl Groups {
         Some(self.io.share(limited, class_mib, weight))
     }
 
-    /// Gives a monitor's group the limits of the microVM that it will run.
+    /// Gives a monitor's group the limits of the microVM that it will run; none of memory where `data` of [`Self::open`] is in
+    /// memory, as in [`Self::limited`].
     ///
     /// # Errors
     /// [`CgroupError`]; some of the limits may have been set.
     pub fn limit(&self, uid: u32, share: Share) -> Result<(), CgroupError> {
         let Some(config) = self.config(uid, share) else { return Ok(()) };
+        let memory_max = config.memory_max.filter(|_| !self.files_in_memory);
+        let config = CgroupConfig { memory_max, ..config };
         Cgroup::of(&config)?.limit(&config)
     }
 
@@ -311,7 +322,13 @@ mod tests {
     #[test]
     fn a_group_is_named_after_its_owner_and_its_user_and_has_the_share_of_its_class() {
         let parent = Some("/groups".into());
-        let groups = Groups { parent, prefix: "build-", io: Io::default(), missing: Vec::new() };
+        let groups = Groups {
+            parent,
+            prefix: "build-",
+            io: Io::default(),
+            files_in_memory: false,
+            missing: Vec::new(),
+        };
         let share = Share { shape: Shape { memory_mib: 2048, vcpus: 1 }, class_mib: 512 };
         let group = groups.limited(7, share, Path::new("/proc")).unwrap();
         assert_eq!(group.path(), Path::new("/groups/build-7"));
