@@ -25,6 +25,8 @@ pub(crate) const FILES: [&str; 4] = [KERNEL, INITRAMFS, BUILDER, CONTAINERS];
 const PARTIAL: &str = ".new";
 /// Lock that is held while a version is added.
 const LOCK: &str = ".lock";
+/// The package of the program that builds.
+const PROGRAM: &str = "docker.io";
 
 /// A catalogue of base images.
 #[derive(Debug, Clone)]
@@ -188,6 +190,19 @@ impl Base {
         self.folder.join(CONTAINERS)
     }
 
+    /// Whether images can be built on it: its builder is the one that this release's scripts know.
+    ///
+    /// # Errors
+    ///
+    /// [`BaseError::OtherBuilder`].
+    pub fn builds(&self) -> Result<(), BaseError> {
+        let packages = &self.manifest.inputs.builder_packages;
+        if packages.iter().any(|package| package.name == PROGRAM) {
+            return Ok(());
+        }
+        Err(BaseError::OtherBuilder { version: self.version, program: PROGRAM })
+    }
+
     /// Reads every file and compares it with what is recorded. This takes seconds; the launch path never does it.
     ///
     /// # Errors
@@ -217,6 +232,7 @@ impl Base {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::Package;
     use crate::manifest::tests::manifest;
 
     fn add(catalogue: &Catalogue, content: &str) -> (Base, bool) {
@@ -266,6 +282,19 @@ mod tests {
         assert_eq!(base.version, 1);
         assert!(!base.kernel().with_file_name("rest").exists());
         assert!(catalogue.versions().unwrap() == [1] && !folder.path().join(PARTIAL).exists());
+    }
+
+    #[test]
+    fn a_base_of_an_earlier_release_builds_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut base, _) = add(&Catalogue::create(folder.path()).unwrap(), "a");
+        let package =
+            |name: &str| Package { name: name.into(), version: "1".into(), architecture: "arm64".into() };
+        base.manifest.inputs.builder_packages = vec![package("buildah")];
+        let error = base.builds().unwrap_err().to_string();
+        assert!(error.starts_with("base image version 1 is of an earlier release"), "{error}");
+        base.manifest.inputs.builder_packages.push(package(PROGRAM));
+        base.builds().unwrap();
     }
 
     #[test]

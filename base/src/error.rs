@@ -84,6 +84,17 @@ pub enum BaseError {
     /// The catalogue has no versions.
     #[error("the catalogue {} is empty; `hearth-image-builder base build` makes a base image", .0.display())]
     Empty(PathBuf),
+    /// A version is of an earlier release, whose builder is another program.
+    #[error(
+        "base image version {version} is of an earlier release: its builder has no {program}, which builds images now; make a new one with \
+         `hearth-image-builder base build` and build again"
+    )]
+    OtherBuilder {
+        /// The version.
+        version: u64,
+        /// The package of the program that builds.
+        program: &'static str,
+    },
     /// A file of a version differs from its record.
     #[error(
         "base image version {version} is damaged: {file} has {what} {found}, recorded is {recorded}; remove the folder and build it anew"

@@ -31,7 +31,7 @@ use crate::driver::capacity::Reservation;
 use crate::lifecycle::image::{Image, Outcome};
 use crate::records;
 use crate::store::{Batch, StoreError, Table};
-use crate::turns::Waiting;
+use crate::turns::{Turn, Waiting};
 
 /// How often a build may begin.
 pub(super) const TRIES: u32 = 3;
@@ -102,8 +102,7 @@ impl Context {
 impl RunningBuild {
     async fn run(mut self, turn: Waiting) {
         let images = Arc::clone(&self.images);
-        let _turn = turn.await;
-        let memory = self.memory().await;
+        let (_turn, memory) = self.place(turn).await;
         let now = images.clock.timestamp();
         let id = self.build.build_id.to_string();
         let number = self.number;
@@ -156,14 +155,30 @@ impl RunningBuild {
         }
     }
 
-    /// Waits until the host has the memory that the build takes beyond what every build has, which is not of `capacity_mib`. It is
-    /// PENDING meanwhile.
-    async fn memory(&self) -> Result<Reservation, BuildFailure> {
+    /// Waits for a turn, and until the host has the memory that the build takes beyond what every build has, which is not of
+    /// `capacity_mib`. It is PENDING meanwhile. While there is too little memory it has no turn, so that it delays no other build.
+    async fn place(&self, turn: Waiting) -> (Turn, Result<Reservation, BuildFailure>) {
         let (images, limits) = (&self.images, self.images.settings.limits);
         let class = self.record.version.as_ref().map_or(MemoryClass::DEFAULT, memory);
         let beyond = limits.memory_of_build(class).saturating_sub(limits.memory_mib);
-        let reserved = images.capacity.wait(beyond, limits.time).await;
-        reserved.map_err(|full| BuildFailure::Memory { waited: limits.time, full })
+        let mut turn = turn.await;
+        let since = Instant::now();
+        loop {
+            let full = match images.capacity.reserve_most(beyond) {
+                Ok(reserved) => return (turn, Ok(reserved)),
+                Err(full) => full,
+            };
+            let waited = since.elapsed();
+            let left = limits.time.saturating_sub(waited);
+            if left.is_zero() {
+                return (turn, Err(BuildFailure::Memory { waited, full }));
+            }
+            tracing::info!(build = %self.build.build_id, %full, "a build waits for memory of the host");
+            drop(turn);
+            // Whether it came in time or not is looked at with the next turn.
+            drop(images.capacity.wait(beyond, left).await);
+            turn = images.turns.queue(&self.key.account).await;
+        }
     }
 
     /// Runs the build and forwards its events. A failure comes with the size of the code in bytes, if that is known.

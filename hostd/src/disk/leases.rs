@@ -80,6 +80,8 @@ struct Entry {
     holder: Option<Arc<dyn Holder>>,
     /// Whether the monitor is being told a bound.
     busy: bool,
+    /// Whether the monitor has taken over `bound` for certain.
+    told: bool,
     waits: bool,
 }
 
@@ -169,6 +171,7 @@ impl Disk {
             kept: true,
             holder: None,
             busy: false,
+            told: true,
             waits: false,
         };
         entry.count();
@@ -231,7 +234,12 @@ impl Disk {
             if std::mem::replace(&mut entry.waits, waits) != waits {
                 holder.waits(waits);
             }
-            if let Decision::Set(bound) = decision {
+            let bound = match decision {
+                Decision::Set(bound) => Some(bound),
+                // The guest may have less than it is counted for, and would wait for what is there already.
+                Decision::Keep | Decision::Refuse => (!entry.told).then_some(entry.bound),
+            };
+            if let Some(bound) = bound {
                 entry.busy = true;
                 // A lower bound counts once the monitor keeps to it.
                 entry.bound = entry.bound.max(bound);
@@ -251,11 +259,14 @@ impl Disk {
         entry.busy = false;
         match told {
             Ok(kept) => {
-                (entry.kept, entry.bound) = (kept, order.bound);
+                (entry.kept, entry.bound, entry.told) = (kept, order.bound, true);
                 entry.count();
             }
-            // It may have heard of it or not: the larger bound counts. What is used up is asked for again.
-            Err(error) => tracing::debug!(holder = ?order.holder, error, "a bound was not taken over"),
+            // It may have heard of it or not: the larger bound counts, and is told again.
+            Err(error) => {
+                entry.told = false;
+                tracing::debug!(holder = ?order.holder, error, "a bound was not taken over");
+            }
         }
     }
 }
@@ -274,17 +285,18 @@ impl Lease {
         Holding { disk: self.disk.clone(), number: self.number }
     }
 
-    /// From now on the holder gets more room as it needs it. `kept`: whether its monitor keeps to bounds.
-    pub fn held_by(&self, holder: Arc<dyn Holder>, kept: bool) {
+    /// From now on the holder gets more room as it needs it. `kept`: whether its monitor keeps to bounds and has this one; none where
+    /// it did not answer, and is told again.
+    pub fn held_by(&self, holder: Arc<dyn Holder>, kept: Option<bool>) {
         self.holding().held_by(holder, kept);
     }
 }
 
 impl Holding {
     /// [`Lease::held_by`]; the lease may have been given back.
-    pub fn held_by(self, holder: Arc<dyn Holder>, kept: bool) {
+    pub fn held_by(self, holder: Arc<dyn Holder>, kept: Option<bool>) {
         if let Some(entry) = self.disk.shared.leases.lock().entries.get_mut(&self.number) {
-            (entry.holder, entry.kept) = (Some(holder), kept);
+            (entry.holder, entry.kept, entry.told) = (Some(holder), kept.unwrap_or(true), kept.is_some());
             entry.count();
         }
     }
@@ -355,7 +367,7 @@ mod tests {
             let (file, monitor) = (self.folder.path().join(name), Arc::new(Monitor::default()));
             let lease = self.disk.lease(account, &file);
             fs::write(&file, "").unwrap();
-            lease.held_by(Arc::clone(&monitor) as _, true);
+            lease.held_by(Arc::clone(&monitor) as _, Some(true));
             (lease, monitor, file)
         }
 
@@ -425,13 +437,32 @@ mod tests {
     }
 
     #[test]
+    fn a_monitor_that_was_silent_is_told_again() {
+        let site = Site::new(Some(6400));
+        let (lease, monitor, file) = site.lease(ACCOUNT, "overlay");
+        write(&file, 90);
+        *monitor.silent.lock().unwrap() = true;
+        site.tick();
+        let bound = lease.bound().unwrap();
+        assert!(bound > 180 * MIB, "it counts before the monitor hears of it");
+        // The guest fills what its monitor allows.
+        write(&file, 100);
+        site.tick();
+        assert!(monitor.bounds.lock().unwrap().is_empty());
+        *monitor.silent.lock().unwrap() = false;
+        site.tick();
+        site.tick();
+        assert_eq!(*monitor.bounds.lock().unwrap(), [bound]);
+    }
+
+    #[test]
     fn a_monitor_without_bounds_counts_for_what_it_has_taken() {
         let site = Site::new(Some(20));
         let file = site.folder.path().join("overlay");
         write(&file, 30);
         let lease = site.disk.lease(ACCOUNT, &file);
         let monitor = Arc::new(Monitor::default());
-        lease.held_by(Arc::clone(&monitor) as _, false);
+        lease.held_by(Arc::clone(&monitor) as _, Some(false));
         assert_eq!(Some(site.disk.usage().of(ACCOUNT)), taken(&file));
         write(&file, 40);
         site.tick();

@@ -61,19 +61,26 @@ impl Capacity {
         Ok(Reservation { mib, taken: Arc::clone(&self.taken) })
     }
 
-    /// Reserves `mib` MiB, or all that there is if that is less, as soon as they are free, within `limit`. Who waits delays nobody:
-    /// [`Self::reserve`] may take what is free meanwhile.
+    /// Reserves `mib` MiB, or all that there is if that is less, if they are free.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn reserve_most(&self, mib: u64) -> Result<Reservation, Full> {
+        self.reserve(mib.min(self.total_mib))
+    }
+
+    /// [`Self::reserve_most`], as soon as they are free, within `limit`. Who waits delays nobody: [`Self::reserve`] may take what is
+    /// free meanwhile.
     ///
     /// # Errors
     /// [`Full`], with what is free at the end.
     pub async fn wait(&self, mib: u64, limit: Duration) -> Result<Reservation, Full> {
-        let mib = mib.min(self.total_mib);
         let end = Instant::now() + limit;
         loop {
             // What is given back from here on is noticed.
             let mut less = pin!(self.taken.less.notified());
             less.as_mut().enable();
-            match self.reserve(mib) {
+            match self.reserve_most(mib) {
                 Ok(reservation) => return Ok(reservation),
                 Err(full) => timeout_at(end, less).await.map_err(|_| full)?,
             }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -27,6 +28,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Longest time in which the process says nothing: it says how much was read every 4 MiB, and twice a second when it waits. A
 /// disk that is busy serves everybody else first.
 const SILENCE: Duration = Duration::from_secs(600);
+/// Longest time of a reading, beside twice what it takes at the configured rate: a process that was taken over must not keep the next
+/// objects from being read.
+const LONGEST: Duration = Duration::from_secs(3600);
 /// Most files of an object; a packet holds no more descriptors.
 const FILES: usize = 200;
 /// Most things that are kept of one object's damage.
@@ -193,6 +197,10 @@ impl Reading<'_> {
             sums: usize::from(sums.is_some()),
             names: files.keys().cloned().collect(),
         };
+        let stored = files.values().filter_map(|file| file.metadata().ok());
+        let mut left = stored.fold(0_u64, |sum, file| sum.saturating_add(file.blocks().saturating_mul(512)));
+        let twice = left.saturating_mul(2).checked_div(self.worker.rate).unwrap_or_default();
+        let (begun, longest) = (Instant::now(), LONGEST.saturating_add(Duration::from_secs(twice)));
         let descriptors: Vec<_> = sums.iter().chain(made).chain(files.values()).map(File::as_fd).collect();
         socket.send(&task.encode(), &descriptors).map_err(during("sending the files"))?;
         drop(descriptors);
@@ -202,6 +210,9 @@ impl Reading<'_> {
         loop {
             if self.is_over() {
                 return Ok(Outcome::Gone);
+            }
+            if begun.elapsed() > longest {
+                return Err(format!("the process has read for more than {} s", longest.as_secs()));
             }
             match socket.receive(&mut packet) {
                 Ok(Some(_)) => heard = Instant::now(),
@@ -215,7 +226,11 @@ impl Reading<'_> {
                 Err(error) => return Err(format!("hearing the process: {error}")),
             }
             match ScrubReport::decode(&packet).ok_or("the process said something that is no report")? {
-                ScrubReport::Read(bytes) => self.metrics.scrub_read(bytes),
+                ScrubReport::Read(bytes) => {
+                    let bytes = bytes.min(left); // it may say anything
+                    left -= bytes;
+                    self.metrics.scrub_read(bytes);
+                }
                 ScrubReport::Damage { file, .. } if file == OWN_SUMS => {
                     // They are this daemon's alone, and are made again.
                     tracing::warn!(path = %self.object.sums().display(), "checksums are damaged: they are made again");

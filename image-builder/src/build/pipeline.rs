@@ -126,7 +126,11 @@ impl Builder {
             Some(version) => catalogue.get(version),
             None => catalogue.latest(),
         });
-        base.map_err(|error| BuildError::Platform(error.to_string()))
+        let base = base.map_err(|error| BuildError::Platform(error.to_string()))?;
+        // Only the operator can mend it, and learns of it from whoever builds.
+        base.builds()
+            .map_err(|error| BuildError::explained(FailureCode::InternalPlatformError, &error.to_string()))?;
+        Ok(base)
     }
 
     async fn fetch(

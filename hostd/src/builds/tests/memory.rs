@@ -8,6 +8,7 @@ use hearth_proto::microvms::v1::{
 };
 
 use super::double::{ACCOUNT, Builder, Daemon, config, settings};
+use crate::builds::Settings;
 use crate::driver::Capacity;
 use crate::driver::faults::Faults;
 use crate::store::{Batch, MemoryStore};
@@ -45,4 +46,27 @@ async fn a_build_of_a_large_class_takes_memory_of_the_host_and_waits_for_it() {
     daemon.idle().await;
     let reason = daemon.version("late", 1).unwrap().version.unwrap().state_reason.unwrap();
     assert!(reason.contains("waited 3600 s for 2048 MiB of the host's memory"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_build_that_waits_for_memory_delays_no_other() {
+    let capacity = Capacity::new(8192);
+    let builder = Arc::new(Builder { capacity: Some(capacity.clone()), ..Builder::default() });
+    let settings = Settings { concurrent_builds: 1, ..settings() };
+    let daemon = Daemon::start(&Arc::<MemoryStore>::default(), &builder, Faults::none(), settings);
+    let microvm = capacity.reserve(4096).unwrap();
+    let create = |name: &'static str, mib: i32| {
+        let resources = vec![Resources { minimum_memory_in_mib: Some(mib) }];
+        let config = MicrovmImageVersion { resources, ..config(name, "ok") };
+        daemon.images.create(ACCOUNT, name, [].into(), config, |_| Batch::new())
+    };
+    let mut events = daemon.events.follow(ACCOUNT);
+    create("large", 8192).await.unwrap();
+    create("small", 2048).await.unwrap();
+    while events.next().await.unwrap().to_state != "SUCCESSFUL" {}
+    assert_eq!(daemon.image("small").unwrap().state(), State::Created);
+    assert_eq!(daemon.version("large", 1).unwrap().version.unwrap().state(), VersionState::Pending);
+    drop(microvm);
+    daemon.idle().await;
+    assert_eq!(daemon.image("large").unwrap().state(), State::Created);
 }

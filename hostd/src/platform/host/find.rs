@@ -185,23 +185,22 @@ impl Host {
 }
 
 /// Gives an adopted microVM the limits of this daemon's configuration. Its monitor enforces them: one that refuses is no
-/// reason to end the microVM, since it would not keep to them either. Returns whether it keeps to the bound of its disk.
-fn set_limits(room: &Room, bound: Option<u64>) -> bool {
+/// reason to end the microVM, since it would not keep to them either. Returns whether it keeps to the bound of its disk, if it has answered.
+fn set_limits(room: &Room, bound: Option<u64>) -> Option<bool> {
     let folder = room.run.display();
     match room.tell(bound) {
-        Ok(Limited::All) => true,
+        Ok(Limited::All) => Some(true),
         Ok(Limited::Rates) => {
             tracing::info!(%folder, "a monitor of an earlier release does not bound its disk until its microVM is resumed");
-            false
+            Some(false)
         }
         Ok(Limited::Nothing) => {
             tracing::info!(%folder, "a monitor of an earlier release has no limits until its microVM is resumed");
-            false
+            Some(false)
         }
         Err(error) => {
             tracing::warn!(%folder, %error, "a monitor has not taken over the configured limits");
-            // It keeps to the bound that it has, as far as is known, and is asked again when that is used up.
-            true
+            None
         }
     }
 }

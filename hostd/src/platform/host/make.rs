@@ -305,7 +305,7 @@ impl Host {
         timeline.done("restore");
         timeline.parts("restore", &restored.steps);
         let room = Room::new(place.run.clone(), rates, self.output(spec));
-        lease.held_by(Arc::new(room), true);
+        lease.held_by(Arc::new(room), Some(true));
         Ok(Restored { microvm, process, card: network.is_some(), assigned, lease, timeline })
     }
 
