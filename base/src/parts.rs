@@ -20,7 +20,7 @@ use super::{
 };
 
 /// Changes when this code makes different parts from the same packages.
-const FORMAT: u32 = 4;
+const FORMAT: u32 = 5;
 /// Name of the file with a part's record.
 const RECORD: &str = "part.json";
 /// UUID of the container bases' file system.

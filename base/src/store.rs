@@ -6,6 +6,7 @@
 //! | `image/overlay2/repositories.json` | the names of the images |
 //! | `image/overlay2/imagedb/content/sha256/ID` | an image's configuration |
 //! | `image/overlay2/layerdb/sha256/LAYER/{diff,size,cache-id}` | a layer: digest, bytes, where its files are |
+//! | `policy.json` | what BuildKit must not ask a registry for: names of bases that are not here |
 //! | `overlay2/CACHE-ID/{diff,link}`, `overlay2/l/LINK` | its files, and a short name for them: all folders of a mount must fit into a page |
 //!
 //! The builder copies the small files to its scratch disk and mounts the folders `diff` of this read-only disk beside them. Of a layer
@@ -15,7 +16,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::BaseError;
 use super::files;
@@ -26,6 +27,8 @@ use super::recipe::ContainerRecipe;
 const IMAGES: &str = "image/overlay2";
 /// Folder of layers' files.
 const LAYERS: &str = "overlay2";
+/// The policy of sources.
+const POLICY: &str = "policy.json";
 /// Length of a link's name.
 const LINK_LENGTH: usize = 26;
 
@@ -73,14 +76,30 @@ impl Store {
     /// Completes the store in `folder`.
     pub(crate) fn finish(self, folder: &Path) -> Result<(), BaseError> {
         let repositories = json!({ "Repositories": self.repositories });
-        files::write(&folder.join(IMAGES).join("repositories.json"), repositories.to_string())
+        files::write(&folder.join(IMAGES).join("repositories.json"), repositories.to_string())?;
+        files::write(&folder.join(POLICY), self.policy().to_string())
+    }
+
+    /// Names of bases are names of Docker's registry to BuildKit, where anybody may own them: one that is not here is refused instead
+    /// of pulled. The last rule that matches decides.
+    fn policy(&self) -> Value {
+        let rule = |action: &str, name: &str| json!({ "action": action, "selector": { "identifier": format!("docker-image://docker.io/{name}") } });
+        let mut rules = vec![rule("DENY", "hearth/*")];
+        for (repository, names) in &self.repositories {
+            let library = if repository.contains('/') { "" } else { "library/" };
+            rules.push(rule("DENY", &format!("{library}{repository}:*")));
+            for name in names.keys() {
+                // As it is written, and when its digest was looked up.
+                rules.push(rule("ALLOW", &format!("{library}{name}")));
+                rules.push(rule("ALLOW", &format!("{library}{name}@*")));
+            }
+        }
+        json!({ "rules": rules })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
     use crate::files::FileRecord;
     use crate::oci::tests::recipe;
@@ -108,5 +127,16 @@ mod tests {
         let place = format!("overlay2/{}", text(&format!("{record}/cache-id")));
         let link = text(&format!("{place}/link"));
         assert_eq!(text(&format!("overlay2/l/{link}/etc/passwd")), "root");
+        let rules: Vec<String> = json("policy.json")["rules"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|rule| format!("{} {}", rule["action"], rule["selector"]["identifier"]).replace('"', ""))
+            .collect();
+        assert_eq!(
+            rules[..2],
+            ["hearth/*", "hearth/debian:*"].map(|name| format!("DENY docker-image://docker.io/{name}"))
+        );
+        assert!(rules.contains(&"ALLOW docker-image://docker.io/hearth/debian:13@*".to_owned()), "{rules:?}");
     }
 }

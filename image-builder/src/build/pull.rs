@@ -11,6 +11,9 @@ const WORDS: usize = 300;
 /// Docker's registry, whose images need no registry in their names.
 const DOCKER: &str = "docker.io";
 
+/// What BuildKit says of names that the policy of the container bases keeps from registries (`policy.json`).
+const POLICY: &str = "denied by policy";
+
 /// What is known of a build's images beside its output.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sources<'a> {
@@ -72,7 +75,7 @@ pub(super) fn explain(failure: &Failure, sources: Sources<'_>) -> Option<String>
     let step = failure.step.as_ref().map(|step| format!("{step}: ")).unwrap_or_default();
     let what = format!("{step}the image {image} cannot be pulled");
     let name = Name::of(image);
-    if name.is_of_host() {
+    if name.is_of_host() || lower.contains(POLICY) {
         return Some(format!(
             "{what}: this host has no such container base. It has {}.",
             list(sources.bases)
@@ -124,7 +127,7 @@ impl<'a> Name<'a> {
         }
     }
 
-    /// Whether it has the prefix of container bases, which no registry has.
+    /// Whether it has the prefix of container bases, which is asked for at no registry.
     fn is_of_host(&self) -> bool {
         self.image.starts_with("hearth/") || self.image.starts_with("localhost/hearth/")
     }
@@ -194,8 +197,8 @@ mod tests {
             ),
             (
                 "FROM hearth/debian:99",
-                "hearth/debian:99: failed to resolve source metadata for docker.io/hearth/debian:99: pull access denied, repository \
-                 does not exist or may require authorization: server message: insufficient_scope: authorization failed",
+                "hearth/debian:99: failed to resolve source metadata for docker.io/hearth/debian:99: could not resolve image due to \
+                 policy: source \"docker-image://docker.io/hearth/debian:99\" denied by policy: source denied by policy",
                 true,
                 "Line 1 (FROM hearth/debian:99): the image hearth/debian:99 cannot be pulled: this host has no such container base. \
                  It has hearth/debian:13, hearth/python:3.13.",
