@@ -103,6 +103,11 @@ impl Share {
         Ok(())
     }
 
+    /// What it counts for.
+    pub(crate) fn amount(&self) -> u64 {
+        self.amount
+    }
+
     /// Counts for another amount, whether the account may use that much or not.
     pub(crate) fn set(&mut self, amount: u64) {
         let mut used = self.usage.used();

@@ -111,8 +111,8 @@ pub struct BuilderConfig {
     /// Memory in MiB that the microVM that builds has for images of every memory class. For larger classes it has that of the class.
     #[schemars(range(min = 512))]
     pub memory_mib: u64,
-    /// Most memory in MiB that it has, however large the class, unless `memory_mib` is more. What it has beyond `memory_mib` is taken of
-    /// `capacity_mib`, and a build waits for it.
+    /// Most memory in MiB that it has, however large the class, unless `memory_mib` is more; never more than `capacity_mib`. What the class has
+    /// beyond `memory_mib` is taken of `capacity_mib` during the build, whatever this is, and a build waits for it: its image's own microVM needs as much.
     #[schemars(range(min = 512))]
     pub memory_max_mib: u64,
     /// Its CPUs.

@@ -38,7 +38,20 @@ impl Disk {
             let sum = taken.entry(account).or_default();
             *sum = sum.saturating_add(measure::bytes(folder, &HashSet::new()));
         }
+        self.settle_what_went(&taken);
         self.count(&self.shared.building, taken);
+    }
+
+    /// What a build has finished is elsewhere now, in its image and its cache, and counts on until files are measured next.
+    fn settle_what_went(&self, taken: &HashMap<String, u64>) {
+        let building = self.shared.building.lock().unwrap_or_else(poisoned);
+        for (account, before) in building.iter() {
+            let went = before.amount().saturating_sub(taken.get(account).copied().unwrap_or_default());
+            if went > 0 {
+                self.shared.leases.settle(self.shared.usage.take(account, went));
+                self.shared.changed.notify_one();
+            }
+        }
     }
 
     /// Removes caches in the folder `work`: those of accounts that may take no more, and all when the disk has no more than

@@ -304,9 +304,15 @@ impl Holding {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let mut table = self.disk.shared.leases.lock();
+        let leases = &self.disk.shared.leases;
+        let Some(file) = leases.lock().entries.get(&self.number).map(|entry| entry.file.clone()) else {
+            return;
+        };
+        // A disk that hangs holds up nobody else.
+        let taken = taken(&file);
+        let mut table = leases.lock();
         if let Some(mut entry) = table.entries.remove(&self.number) {
-            entry.share.set(taken(&entry.file).unwrap_or(entry.taken));
+            entry.share.set(taken.unwrap_or(entry.taken));
             table.settling.push(entry.share);
             self.disk.shared.changed.notify_one();
         }

@@ -61,8 +61,8 @@ const PAGE: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScrubConfig {
-    /// Days between two readings of an image; 0 turns all of it off. Suspended states are read an hour after their suspend,
-    /// and every three hours.
+    /// Days between two readings of an image; 0 turns all of it off, and forgets which versions are damaged. Suspended states are read
+    /// an hour after their suspend, and every three hours.
     #[schemars(range(max = 365))]
     pub interval_days: u32,
     /// How much is read in a second, in MiB.
