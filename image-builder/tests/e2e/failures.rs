@@ -100,7 +100,7 @@ async fn a_step_may_take_the_memory_of_the_class_and_says_so_when_it_takes_more(
         "memory",
         "FROM hearth/python:3.13\n\
          RUN python3 -c 'import os; os.kill(os.getpid(), 9)'; test $? = 137\n\
-         RUN python3 -c 'x = b\"x\" * (1100 << 20)'; code=$?; echo python3 ended with $code; exit $code\n\
+         RUN python3 -c 'x = [b\"x\" * (1 << 20) for _ in range(1100)]'; code=$?; echo python3 ended with $code; exit $code\n\
          RUN exit 9\n",
     );
     let mut request = site.request(&context, "memory");
