@@ -114,7 +114,10 @@ async fn an_honest_account_is_served_beside_hostile_guests_and_clients() {
     say(&format!("hearthd held {before} before the attack, and {most} at most\n"));
     most.is_bounded();
     assert!(!daemon.log_text().contains("panicked"), "a panic is in the daemon's log");
-    disk::is_filled_by_one_account_alone(&daemon, &surroundings, (&honest, &hostile)).await;
+    // The short form leaves it to `cargo xtask soak`.
+    if std::env::var_os(MINUTES).is_some() {
+        disk::is_filled_by_one_account_alone(&daemon, &surroundings, (&honest, &hostile)).await;
+    }
     Rounds::default().go(&honest).await;
     daemon.finish().await;
 }
