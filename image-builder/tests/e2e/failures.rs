@@ -109,7 +109,7 @@ async fn a_step_may_take_the_memory_of_the_class_and_says_so_when_it_takes_more(
     let reason = built.unwrap_err().state_reason();
     assert!(reason.starts_with("The container image build failed. Step 3/4 (RUN python3 -c "), "{reason}");
     let what = "was killed (python3): out of memory; the builder has 768 MiB. Use a larger memory class (minimumMemoryInMiB: 1024 \
-                has 1024 MiB), or have the step use less. Its last line: python3 ended with 137";
+                has 1024 MiB), or have the step use less. Its last lines: Killed | python3 ended with 137";
     assert!(reason.contains(what), "{reason}");
 
     request.memory = MemoryClass::try_from(2048).unwrap();
