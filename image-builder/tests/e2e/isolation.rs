@@ -1,7 +1,5 @@
 //! Addresses that a build can reach, tested inside a RUN step.
 
-use hearth_image_builder::build::LogStream;
-
 use super::support::Site;
 
 /// Tries addresses and prints for each whether it answered. The host's own are those of the emulated metal and of its network.
@@ -62,7 +60,7 @@ async fn a_run_step_reaches_neither_the_host_nor_its_networks() {
     std::fs::write(context.join("probe.py"), PROBE).unwrap();
     let request = site.request(&context, "probe");
     let (_, events) = site.build(&request).await;
-    let log = events.lines(LogStream::Build);
+    let log = events.said();
     let probes: Vec<&String> = log.iter().filter(|line| line.starts_with("probe ")).collect();
     assert_eq!(probes.len(), 7, "{log:?}");
     for probe in &probes {
@@ -110,7 +108,7 @@ async fn a_run_step_installs_a_package_where_the_network_allows_it() {
     );
     let request = site.request(&context, "apt");
     let (_, events) = site.build(&request).await;
-    let log = events.lines(LogStream::Build);
+    let log = events.said();
     assert!(log.iter().any(|line| line == "Hello, world!"), "{log:?}");
     let set_up: Vec<_> = log.iter().filter(|line| line.starts_with("set: ")).collect();
     assert!(set_up.len() == 1 && set_up[0].contains(" hello "), "only what is new is configured: {set_up:?}");

@@ -98,6 +98,17 @@ impl RecordedEvents {
         lines.collect()
     }
 
+    /// What the steps of the Dockerfile printed, without BuildKit's number of the step and its seconds (`#6 1.523 `).
+    pub(crate) fn said(&self) -> Vec<String> {
+        let line = |line: String| {
+            let (_, rest) = line.strip_prefix('#')?.split_once(' ')?;
+            let (seconds, said) = rest.split_once(' ')?;
+            seconds.parse::<f64>().ok()?;
+            Some(said.to_owned())
+        };
+        self.lines(LogStream::Build).into_iter().filter_map(line).collect()
+    }
+
     /// The steps that were finished.
     pub(crate) fn finished(&self) -> Vec<Step> {
         let events = self.0.lock().unwrap();

@@ -41,6 +41,7 @@ pub(super) async fn is_filled_by_one_account_alone(
         let read = ReadLogsRequest {
             log_group: Some(GROUP.into()),
             contains: Some(NOTICE.into()),
+            backward: Some(true),
             ..Default::default()
         };
         let lines = hostile.host().read_logs(read).await.unwrap().into_inner();
