@@ -7,6 +7,7 @@
 //! * [`hooks`] – lifecycle hooks of apps
 //! * [`operation`] – the operations of the API, by name
 //! * [`shape`] – memory classes
+//! * [`text`] – what others wrote, made harmless for whoever reads it
 //! * [`version`] – versions of images
 
 #![forbid(unsafe_code)]
@@ -21,4 +22,5 @@ pub mod image;
 pub mod operation;
 pub mod role;
 pub mod shape;
+pub mod text;
 pub mod version;

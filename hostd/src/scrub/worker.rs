@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use hearth_model::text::harmless;
 use hearth_sys::{die_with_starter, pass};
 use hearth_vmm_api::scrub::{ScrubReport, ScrubTask, files_of};
 use hearth_vmm_api::socket::PacketSocket;
@@ -35,6 +36,8 @@ const LONGEST: Duration = Duration::from_secs(3600);
 const FILES: usize = 200;
 /// Most things that are kept of one object's damage.
 const DAMAGE: usize = 32;
+/// Most bytes of what it says of one.
+const TEXT: usize = 1000;
 /// Bytes of the largest file that the process may write: checksums.
 const FILE_BYTES: u64 = 64 << 20;
 /// What the process calls checksums that the scrub has made.
@@ -238,9 +241,11 @@ impl Reading<'_> {
                     return Ok(Outcome::Unknown("its checksums were damaged".to_owned()));
                 }
                 ScrubReport::Damage { file, text } if found.damage.len() < DAMAGE => {
-                    found.damage.push((file, text))
+                    found.damage.push((harmless(file.as_bytes(), TEXT), harmless(text.as_bytes(), TEXT)))
                 }
-                ScrubReport::Uncovered(file) if found.uncovered.len() < FILES => found.uncovered.push(file),
+                ScrubReport::Uncovered(file) if found.uncovered.len() < FILES => {
+                    found.uncovered.push(harmless(file.as_bytes(), TEXT))
+                }
                 ScrubReport::Damage { .. } | ScrubReport::Uncovered(_) => {}
                 ScrubReport::Done => return Ok(Outcome::Read(found)),
             }

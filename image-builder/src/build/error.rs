@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use hearth_host::agent::AgentError;
 use hearth_host::microvm::MicrovmError;
 use hearth_host::network::NetworkError;
+use hearth_model::text::harmless;
 
-use super::harmless::harmless;
 use crate::failure::{FailureCode, StateReason};
 
 /// Most bytes of what a `stateReason` says beyond its sentence.

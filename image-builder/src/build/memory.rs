@@ -5,8 +5,8 @@
 //! says neither: anybody can kill a process.
 
 use hearth_model::shape::MemoryClass;
+use hearth_model::text::harmless;
 
-use super::harmless::harmless;
 use super::settings::BuilderLimits;
 
 /// Prints the counter.

@@ -11,14 +11,13 @@
 //! * [`uids`] – user ids of monitors; `record` – what of a step's microVM lies outside its folder
 //! * `container` – the Dockerfile in the builder microVM; `config` – the container image's configuration
 //! * `progress` – which step of the Dockerfile fails, and why; `pull` – images that cannot be pulled; `memory` – processes that are
-//!   killed because there is no memory left; `harmless` – text of guests in sentences
+//!   killed because there is no memory left
 //! * `snapshot`, `validate`, `trial` – the app's own microVMs; `identity` – their identities
 
 mod config;
 mod container;
 pub mod error;
 pub mod event;
-mod harmless;
 mod identity;
 mod lines;
 mod memory;

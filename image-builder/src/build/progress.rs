@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::harmless::harmless;
+use hearth_model::text::harmless;
 
 /// Most bytes of a step's text.
 const STEP: usize = 200;

@@ -3,7 +3,8 @@
 //! Programs that pull images say so in many ways. The image is taken from the step of the Dockerfile, or from the
 //! error, and the error's words decide between the few things that a reader can do.
 
-use super::harmless::harmless;
+use hearth_model::text::harmless;
+
 use super::progress::Failure;
 
 /// Most bytes of what the registry, or the way to it, said.

@@ -8,6 +8,7 @@ use hearth_host::agent::control::{Control, HookCall};
 use hearth_host::microvm::{create, open};
 use hearth_model::hooks::{HookOutcome, HookSettings, ImageHook};
 use hearth_model::shape::Shape;
+use hearth_model::text::harmless;
 use hearth_proto::guest::v1::{self as proto, AppState, LogSource};
 use hearth_vmm_api::config::DiskSource;
 use hearth_vmm_client::snapshot::{Overlay, Take, suspend};
@@ -24,6 +25,8 @@ use crate::failure::StateReason;
 use crate::image::App;
 use hearth_base::Base;
 
+/// Most bytes of what the guest says of an app that did not start.
+const REASON: usize = 1000;
 /// Without `/ready`: how long the app must have run before the snapshot.
 const SETTLING: Duration = Duration::from_secs(10);
 /// Without `/ready`: for how long the guest must have been idle.
@@ -109,7 +112,7 @@ impl Job<'_> {
         match control.start_app(self.app.process()).await {
             Ok(()) => Ok((stage, control)),
             Err(error) if is_users_fault(&error) => {
-                let reason = StateReason::AppNotStarted(one_line(&error.to_string()));
+                let reason = StateReason::AppNotStarted(harmless(error.to_string().as_bytes(), REASON));
                 self.host.sink.log(LogStream::Snapshot, LogSource::Stderr, reason.sentence().as_bytes());
                 Err(BuildError::failed(reason, ""))
             }
@@ -166,14 +169,6 @@ impl Job<'_> {
         taken.map_err(|error| BuildError::Platform(format!("taking the snapshot: {error}")))?;
         Ok(())
     }
-}
-
-/// A guest's text as one line of bounded length.
-fn one_line(text: &str) -> String {
-    const MOST: usize = 1000;
-    let shown =
-        |character: char| if character.is_control() { char::REPLACEMENT_CHARACTER } else { character };
-    text.chars().take(MOST).map(shown).collect()
 }
 
 fn terminated(stage: &Stage) -> BuildError {

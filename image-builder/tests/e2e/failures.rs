@@ -112,7 +112,10 @@ async fn a_step_may_take_the_memory_of_the_class_and_says_so_when_it_takes_more(
                 has 1024 MiB), or have the step use less. Its last lines: ";
     // The step writes the two to two pipes, which are read in any order.
     let said = reason.split_once(what).unwrap_or_else(|| panic!("{reason}")).1;
-    assert!(matches!(said, "Killed | python3 ended with 137" | "python3 ended with 137 | Killed"), "{reason}");
+    assert!(
+        matches!(said, "Killed | python3 ended with 137" | "python3 ended with 137 | Killed"),
+        "{reason}"
+    );
 
     request.memory = MemoryClass::try_from(2048).unwrap();
     let (built, _) = site.build(&request).await;

@@ -4,6 +4,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::{fmt, io};
 
 use hearth_host::roles::Secret;
+use hearth_model::text::harmless;
 use hearth_vmm_api::socket::PacketSocket;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize, Serializer};
@@ -132,10 +133,10 @@ pub(super) fn receive<T: DeserializeOwned>(
     Ok(Some((serde_json::from_slice(buffer)?, descriptors)))
 }
 
-/// The first characters of a text that a worker sent, without those that move a cursor or break a line.
+/// The first bytes of a text that a worker sent, without what moves a cursor, breaks a line or turns its direction.
 pub(super) fn shown(text: &str) -> String {
     const MOST: usize = 1000;
-    text.chars().take(MOST).map(|c| if c.is_control() { ' ' } else { c }).collect()
+    harmless(text.as_bytes(), MOST)
 }
 
 impl fmt::Display for Answer {
@@ -169,7 +170,7 @@ mod tests {
     #[test]
     fn what_a_worker_says_is_bounded_and_on_one_line() {
         let text = shown(&format!("a\u{1b}[2J\n{}", "b".repeat(5000)));
-        assert!(text.starts_with("a [2J b") && text.len() == 1000);
+        assert!(text.starts_with("a b") && text.ends_with('…') && text.len() == 1000);
     }
 
     #[test]

@@ -1,11 +1,12 @@
-//! Text that a guest wrote, for sentences that people read in terminals, logs and web pages.
+//! Text that a guest or another hostile party wrote, for sentences that people read in terminals, logs and web pages.
 
 /// Bytes of a text that are looked at: what is kept is far less.
 const LOOKED_AT: usize = 16 << 10;
 
 /// The text in one line of at most `most` bytes of UTF-8, without escape sequences and characters that a terminal would obey. Of
 /// what a carriage return has overwritten the last is kept; what is too long ends with `…`.
-pub(super) fn harmless(text: &[u8], most: usize) -> String {
+#[must_use]
+pub fn harmless(text: &[u8], most: usize) -> String {
     let text = String::from_utf8_lossy(text.get(..LOOKED_AT).unwrap_or(text));
     let plain = anstream::adapter::strip_str(&text).to_string();
     let plain = plain.trim_end_matches(['\r', '\n']);
