@@ -9,7 +9,7 @@
 //!   keep the microVM awake (docs/behaviour.md, "Idle time and lifetime").
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use hearth_model::hooks::Hook;
@@ -225,6 +225,19 @@ impl Gate {
                 }
             }
         }
+    }
+
+    /// Returns when the microVM has been suspended, or runs in another process than this one. What was open between a client
+    /// and the app is over then.
+    pub async fn left(&self, guest: Weak<dyn Guest>) {
+        let mut states = self.state.subscribe();
+        let over = states.wait_for(|state| match state {
+            GateState::Open(now) => !std::ptr::addr_eq(guest.as_ptr(), Arc::as_ptr(now)),
+            GateState::Closed(_) => true,
+            // A suspend may be cancelled, and a process that ends closes its connections itself.
+            GateState::Opening { .. } | GateState::Closing | GateState::Gone => false,
+        });
+        drop(over.await);
     }
 
     fn last(&self) -> Instant {

@@ -2,7 +2,7 @@
 //! when the receiver can take it. What HTTP keeps on the way is counted ([`shares::bytes`](super::shares::bytes)).
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::runtime::Handle;
-use tokio::time::{Sleep, sleep, sleep_until, timeout};
+use tokio::time::{Sleep, sleep_until, timeout};
 
 use super::limiter::Limiter;
 use super::peer::Exchange;
 use super::shares::bytes::{Piece, Room};
 use super::shares::{Seat, Underway};
 use crate::driver::gate::{Gate, Pass};
-use crate::panics::{Caught, Panicked, poisoned};
+use crate::panics::{Caught, Panicked};
 
 /// Bounds for draining a request that has been answered already: bytes, and time. Clients may have sent a whole
 /// flow-control window by then.
@@ -40,7 +40,7 @@ impl Meter {
     }
 
     /// Ready when more bytes may pass.
-    fn poll_free(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_free(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if let Some(pause) = &mut self.pause {
             ready!(pause.as_mut().poll(context));
             self.pause = None;
@@ -49,7 +49,7 @@ impl Meter {
     }
 
     /// Counts bytes that have passed.
-    fn passed(&mut self, bytes: usize) {
+    pub(super) fn passed(&mut self, bytes: usize) {
         self.gate.touch();
         let next = self.limiter.as_ref().and_then(|limiter| limiter.bytes(bytes));
         self.pause = next.map(|next| Box::pin(sleep_until(next)));
@@ -78,7 +78,7 @@ impl Meter {
     }
 }
 
-type Polled = Poll<Option<Result<Frame<Bytes>, hyper::Error>>>;
+pub(super) type Polled = Poll<Option<Result<Frame<Bytes>, hyper::Error>>>;
 
 /// The reason why a response is aborted.
 #[derive(Debug, thiserror::Error)]
@@ -266,104 +266,5 @@ async fn drain(mut body: Incoming) {
             return;
         }
         left = left.saturating_sub(length);
-    }
-}
-
-/// The body of a request that can be taken back as long as none of it has been read.
-#[derive(Debug, Clone)]
-pub struct HeldBody {
-    body: Arc<Mutex<Option<RequestBody>>>,
-}
-
-impl HeldBody {
-    /// Holds a body.
-    #[must_use]
-    pub fn new(body: RequestBody) -> Self {
-        Self { body: Arc::new(Mutex::new(Some(body))) }
-    }
-
-    /// Whether the body is empty, or has been taken.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        let body = self.body.lock().unwrap_or_else(poisoned);
-        body.as_ref().is_none_or(Body::is_end_stream)
-    }
-
-    /// Takes the body back; `None` if it is being sent.
-    #[must_use]
-    pub fn take_back(&self) -> Option<RequestBody> {
-        self.body.lock().unwrap_or_else(poisoned).take()
-    }
-}
-
-/// The body of a request that is sent to the app.
-#[derive(Debug)]
-pub struct Upload {
-    meter: Meter,
-    from: From,
-}
-
-#[derive(Debug)]
-enum From {
-    Nothing,
-    Body(RequestBody),
-    /// A body that is not sent before a pause has passed.
-    Held(HeldBody, Pin<Box<Sleep>>),
-}
-
-impl Upload {
-    /// An empty body.
-    #[must_use]
-    pub fn nothing(meter: Meter) -> Self {
-        Self { meter, from: From::Nothing }
-    }
-
-    /// A body that is sent at once, unless it is empty.
-    #[must_use]
-    pub fn body(meter: Meter, body: RequestBody) -> Self {
-        let from = if body.is_end_stream() { From::Nothing } else { From::Body(body) };
-        Self { meter, from }
-    }
-
-    /// A body that is held back for a while, so that it can be taken back if the app responds at once.
-    #[must_use]
-    pub fn held(meter: Meter, held: &HeldBody, pause: Duration) -> Self {
-        Self { meter, from: From::Held(held.clone(), Box::pin(sleep(pause))) }
-    }
-}
-
-impl Body for Upload {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
-        let this = self.get_mut();
-        if let From::Held(held, pause) = &mut this.from {
-            ready!(pause.as_mut().poll(context));
-            this.from = held.take_back().map_or(From::Nothing, From::Body);
-        }
-        match &mut this.from {
-            From::Body(body) => this.meter.poll_frame(context, body),
-            From::Nothing | From::Held(..) => Poll::Ready(None),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.from {
-            From::Nothing => true,
-            From::Body(body) => body.is_end_stream(),
-            From::Held(..) => false,
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.from {
-            From::Nothing => SizeHint::with_exact(0),
-            From::Body(body) => body.size_hint(),
-            From::Held(held, _) => {
-                let body = held.body.lock().unwrap_or_else(poisoned);
-                body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
-            }
-        }
     }
 }

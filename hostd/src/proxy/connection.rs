@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::headers;
 use super::peer::{Peer, Places};
 use super::request::Requests;
 use super::shares::bytes::WINDOWS;
@@ -30,7 +31,7 @@ use super::socket;
 /// Greatest number of concurrent streams of a connection.
 const STREAMS: u32 = 128;
 /// Greatest size of headers, in bytes (docs/behaviour.md, "Limits of the endpoint"); tokens alone may have 8,000.
-const HEADERS: u32 = 64 << 10;
+const HEADERS: usize = 64 << 10;
 /// Number of bytes of a response from which on HTTP/2 takes no further piece of it, until some are written.
 const SEND_BUFFER: usize = 16 << 10;
 /// Greatest number of resets that a client may send for streams that were not accepted yet (CVE-2023-44487).
@@ -120,7 +121,8 @@ fn http(idle: Duration) -> Builder<TokioExecutor> {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(idle)
-        .max_buf_size(usize::try_from(HEADERS).unwrap_or(usize::MAX))
+        .max_buf_size(HEADERS)
+        .max_headers(headers::MOST)
         .half_close(true);
     builder
         .http2()
@@ -128,7 +130,7 @@ fn http(idle: Duration) -> Builder<TokioExecutor> {
         .initial_stream_window_size(WINDOWS.0)
         .initial_connection_window_size(WINDOWS.1)
         .max_concurrent_streams(STREAMS)
-        .max_header_list_size(HEADERS)
+        .max_header_list_size(headers::list_size(HEADERS))
         .max_send_buf_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(RESETS)
         .keep_alive_interval(KEEP_ALIVE.0)

@@ -4,6 +4,7 @@ use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_
 use hyper::{Response, StatusCode};
 
 use super::body::ResponseBody;
+use super::headers::MOST;
 use super::limiter::LimitReached;
 use super::shares::ShareTaken;
 use crate::driver::gate::GateError;
@@ -21,6 +22,9 @@ pub enum ProxyError {
     /// The request cannot be forwarded.
     #[error("{0}")]
     Bad(&'static str),
+    /// The request has more headers than are passed on.
+    #[error("The request has more than {MOST} headers")]
+    Headers,
     /// The request is for another host than the connection. Browsers react by opening a new connection.
     #[error("The connection is for another endpoint; open one for this endpoint")]
     Misdirected,
@@ -57,6 +61,7 @@ impl ProxyError {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Port(_) | Self::Bad(_) => StatusCode::BAD_REQUEST,
+            Self::Headers => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::Unauthenticated | Self::PortDenied | Self::Hook => StatusCode::FORBIDDEN,
             Self::TooMany | Self::Share(_) => StatusCode::TOO_MANY_REQUESTS,
@@ -69,7 +74,7 @@ impl ProxyError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Port(_) | Self::Bad(_) | Self::Misdirected => "BAD_REQUEST",
+            Self::Port(_) | Self::Bad(_) | Self::Headers | Self::Misdirected => "BAD_REQUEST",
             Self::Unauthenticated | Self::PortDenied | Self::Hook => "UNAUTHORIZED",
             Self::TooMany | Self::Share(_) => "TOO_MANY_REQUESTS",
             Self::App => "APP_CONNECT_FAILED",

@@ -10,6 +10,14 @@ const PLATFORM: &str = "x-aws-proxy-";
 /// The header with the id of a request, sent to the app and to the client.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
 
+/// Most headers of a request or response.
+pub(super) const MOST: usize = 1000;
+
+/// What HTTP/2 counts for headers of so many bytes: 32 bytes more for each (RFC 7541, section 4.1).
+pub(super) fn list_size(bytes: usize) -> u32 {
+    u32::try_from(bytes.saturating_add(MOST * 32)).unwrap_or(u32::MAX)
+}
+
 /// Hop-by-hop headers, beside those that `Connection` names.
 const NEIGHBOURS: [HeaderName; 7] = [
     CONNECTION,

@@ -11,7 +11,8 @@
 //! * [`request`] – the steps of a request, in the order that their types fix; [`error`] – responses of the endpoint itself
 //! * [`credentials`] – tokens and ports in requests; [`headers`] – headers that are not forwarded; [`hooks`] – requests
 //!   that could call the app's hooks
-//! * [`upstream`] – connections to the app; [`body`] – bodies of requests and responses; [`websocket`], [`shell`]
+//! * [`upstream`] – connections to the app; [`body`] – bodies of requests and responses; [`upload`] – bodies that may be sent
+//!   again; [`websocket`], [`shell`]
 //! * [`config`] – `[endpoint]` of the configuration
 //! * [`tls`] – TLS, and the certificate that is served; [`ca`] – the authority that signs it by default;
 //!   [`acme`] – a certificate from an ACME authority
@@ -44,6 +45,7 @@ pub mod shell;
 mod socket;
 mod threads;
 pub mod tls;
+mod upload;
 mod upstream;
 pub mod websocket;
 

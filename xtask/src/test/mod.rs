@@ -72,7 +72,7 @@ const LIMIT: Duration = Duration::from_secs(3600);
 /// Time limit of a suite with long tests.
 const LIMIT_FULL: Duration = Duration::from_secs(3 * 3600);
 /// Programs that native tests use: servers and clients of other projects.
-const PEERS: [Need; 22] = [
+const PEERS: [Need; 23] = [
     access::OPENSSL,
     program("systemd", "systemd-analyze", "checks the daemon's unit in tests"),
     program("docker-registry", "docker-registry", "the registry that images are pulled from in tests"),
@@ -86,6 +86,7 @@ const PEERS: [Need; 22] = [
     library("python3-websockets", "a client of endpoints in tests"),
     python::NEEDS[0],
     python::NEEDS[1],
+    program("nginx-light", "nginx", SERVER),
     program("nodejs", "node", SERVER),
     library("node-express", SERVER),
     library("python3-flask", SERVER),

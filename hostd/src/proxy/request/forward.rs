@@ -37,8 +37,12 @@ impl Forwarding {
     ) -> Result<Response<ResponseBody>, ProxyError> {
         let Prepared { request, protocol, port, mut pass, limiter, underway, upgrade, .. } = prepared;
         let upstream = self.upstreams.of(pass.gate().id(), pass.guest());
-        let sent = upstream.send(pass.gate(), limiter.as_ref(), port, protocol, request);
+        let sent =
+            upstream.send(pass.gate(), limiter.as_ref(), Some(underway.seat()), (port, protocol), request);
         let mut response = sent.await?;
+        if response.headers().len() > headers::MOST {
+            return Err(ProxyError::App); // HTTP/1.1 has counted them already
+        }
         pass.response_started();
         let meter = Meter::new(pass.gate(), limiter.as_ref());
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -46,7 +50,9 @@ impl Forwarding {
             let Upgrade { client, offered } = upgrade.ok_or(ProxyError::App)?;
             let meters = [meter, Meter::new(pass.gate(), limiter.as_ref())];
             let keep = (Arc::clone(peer), underway);
-            websocket::tunnel(meters, self.idle, keep, client, &mut response);
+            let (gate, guest) = (Arc::clone(pass.gate()), Arc::downgrade(pass.guest()));
+            let over = async move { gate.left(guest).await };
+            websocket::tunnel(meters, self.idle, keep, over, client, &mut response);
             let mut head = response.into_parts().0;
             headers::clean(&mut head.headers);
             websocket::set_upgrade(&mut head.headers);

@@ -49,7 +49,7 @@ use self::token::Authentication;
 use self::wake::{Awake, Wake};
 use super::body::{RequestBody, ResponseBody};
 use super::error::ProxyError;
-use super::headers::REQUEST_ID;
+use super::headers::{self, REQUEST_ID};
 use super::limiter::Limits;
 use super::peer::Peer;
 use super::shares::Underway;
@@ -135,6 +135,10 @@ impl Requests {
         mut request: Request<RequestBody>,
         id: &str,
     ) -> Result<Response<ResponseBody>, ProxyError> {
+        // HTTP/1.1 has counted them already.
+        if request.headers().len() > headers::MOST {
+            return Err(ProxyError::Headers);
+        }
         let host = self.hosts.check(peer, &request)?;
         if let Some(response) = self.login.as_ref().and_then(|login| login.respond(&host, &request)) {
             return Ok(response);

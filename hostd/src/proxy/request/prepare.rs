@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
+use hyper::body::Body;
+use hyper::header::{
+    CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
+};
 use hyper::http::uri::{Parts, PathAndQuery, Scheme};
 use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Uri, Version};
@@ -20,6 +23,7 @@ use crate::driver::gate::Pass;
 
 /// Header that requests HTTP/2 with prior knowledge for the connection to the app.
 const FORCE_H2: HeaderName = HeaderName::from_static("x-aws-proxy-force-h2");
+const GRPC: &[u8] = b"application/grpc";
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// A request as the app receives it.
@@ -62,7 +66,7 @@ impl Preparation {
     ///
     /// # Errors
     /// [`ProxyError::Bad`] if the request cannot be passed on.
-    pub(super) fn prepare<B>(
+    pub(super) fn prepare<B: Body>(
         &self,
         entered: Entered,
         peer: &Peer,
@@ -83,6 +87,7 @@ impl Preparation {
                 head.version = Version::HTTP_11;
                 let host = HeaderValue::try_from(host.authority().as_str());
                 head.headers.insert(HOST, host.map_err(|_| ProxyError::Bad("Invalid Host"))?);
+                announce(&mut head.headers, &body);
             }
             Protocol::Http2 => {
                 head.version = Version::HTTP_2;
@@ -118,9 +123,24 @@ impl Preparation {
 /// The protocol of the connection to the app.
 fn protocol(headers: &HeaderMap, websocket: bool) -> Protocol {
     let forced = headers.get(FORCE_H2).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"));
-    let grpc =
-        headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+    let grpc = headers.get(CONTENT_TYPE).is_some_and(|value| is_grpc(value.as_bytes()));
     if !websocket && (forced || grpc) { Protocol::Http2 } else { Protocol::Http1 }
+}
+
+/// Whether a content type is gRPC's, `application/grpc` or `application/grpc+…`, which there is over HTTP/2 only. gRPC-Web
+/// (`application/grpc-web…`) is for whatever version of HTTP there is.
+fn is_grpc(content_type: &[u8]) -> bool {
+    let media_type = content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    let (name, suffix) = media_type.split_at_checked(GRPC.len()).unwrap_or((media_type, b""));
+    name.eq_ignore_ascii_case(GRPC) && matches!(suffix.first(), None | Some(b'+'))
+}
+
+/// Announces a body without a length to the app, whatever the method: HTTP clients assume that a GET has none.
+fn announce(headers: &mut HeaderMap, body: &impl Body) {
+    if !body.is_end_stream() && body.size_hint().exact().is_none() {
+        headers.remove(CONTENT_LENGTH);
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
 }
 
 /// The target URI of a request to the app.
@@ -139,12 +159,15 @@ mod tests {
     use super::super::tests::{HANDSHAKE, Steps};
     use super::*;
 
+    type Nothing = http_body_util::Empty<bytes::Bytes>;
+
     /// The request that the app receives, with its headers in order, and the protocol.
-    async fn prepared(steps: &Steps, headers: &[(&str, &str)]) -> (Prepared<()>, Vec<String>) {
+    async fn prepared(steps: &Steps, headers: &[(&str, &str)]) -> (Prepared<Nothing>, Vec<String>) {
         let token = steps.host.token();
         let request = steps.request_to("/a?b=1", &[headers, &[("x-aws-proxy-auth", &token)]].concat());
         let entered = steps.entered(&request).await;
         let preparation = Preparation { cookies: true, forwarded_for: true };
+        let request = request.map(|()| Nothing::new());
         let prepared = preparation.prepare(entered, &steps.peer, "id-1", request).unwrap();
         let headers = prepared.request.headers().iter();
         let mut lines: Vec<_> =
@@ -187,7 +210,19 @@ mod tests {
     async fn grpc_and_whoever_asks_for_it_get_http2() {
         let steps = Steps::new().await;
         for (name, value, protocol) in [
+            ("content-type", "application/grpc", Protocol::Http2),
             ("content-type", "application/grpc+proto", Protocol::Http2),
+            ("content-type", "Application/GRPC+JSON", Protocol::Http2),
+            ("content-type", "application/grpc ; charset=utf-8", Protocol::Http2),
+            ("content-type", "application/grpc;charset=utf-8", Protocol::Http2),
+            ("content-type", "application/grpc-web", Protocol::Http1),
+            ("content-type", "application/grpc-web+proto", Protocol::Http1),
+            ("content-type", "application/grpc-web-text", Protocol::Http1),
+            ("content-type", "Application/gRPC-Web-Text+proto; a=application/grpc", Protocol::Http1),
+            ("content-type", "application/grpcx", Protocol::Http1),
+            ("content-type", "application/grp", Protocol::Http1),
+            ("content-type", "text/plain; application/grpc", Protocol::Http1),
+            ("content-type", "", Protocol::Http1),
             ("x-aws-proxy-force-h2", "True", Protocol::Http2),
             ("x-aws-proxy-force-h2", "false", Protocol::Http1),
         ] {

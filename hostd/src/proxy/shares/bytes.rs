@@ -6,7 +6,8 @@
 //! others of their account do not, and the account exceeds its budget by one piece for each connection at most.
 //!
 //! **Requests** are kept by HTTP until the app takes them, up to a flow-control window. What could be kept is set aside when
-//! a request begins, since a window that a client has been given cannot be taken back.
+//! a request begins, since a window that a client has been given cannot be taken back. What a request may need to be sent
+//! again is counted beside.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -159,6 +160,41 @@ impl Drop for Room {
         let before = self.seat.uploads.fetch_sub(self.size, Ordering::SeqCst);
         let less = windowed(before).saturating_sub(windowed(before.saturating_sub(self.size)));
         self.seat.microvm.account.bytes.release(less);
+    }
+}
+
+/// Bytes of a request that are kept until its answer begins, so that it can be sent again. They count for the account.
+#[derive(Debug)]
+pub(in crate::proxy) struct Kept {
+    seat: Arc<Seat>,
+    bytes: Vec<u8>,
+}
+
+impl Kept {
+    /// Nothing yet.
+    pub(in crate::proxy) fn of(seat: &Arc<Seat>) -> Self {
+        Self { seat: Arc::clone(seat), bytes: Vec::new() }
+    }
+
+    /// Keeps further bytes. Returns false if these would be more than `most`, or more than the account may hold.
+    pub(in crate::proxy) fn push(&mut self, data: &[u8], most: usize) -> bool {
+        let account = &self.seat.microvm.account.bytes;
+        if self.bytes.len().saturating_add(data.len()) > most {
+            return false;
+        }
+        let held = account.add(data.len());
+        self.bytes.extend_from_slice(data);
+        held <= account.most
+    }
+
+    pub(in crate::proxy) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.seat.microvm.account.bytes.release(self.bytes.len());
     }
 }
 

@@ -3,7 +3,7 @@
 use ::bytes::{Buf as _, Bytes};
 use futures_util::FutureExt as _;
 
-use super::bytes::{CONNECTION, WINDOWS};
+use super::bytes::{CONNECTION, Kept, WINDOWS};
 use super::*;
 use crate::proxy::tests::{ACCOUNT, Host};
 
@@ -139,4 +139,23 @@ async fn uploads_of_a_connection_share_its_window_and_those_of_an_account_its_bu
     }
     drop(small);
     assert_eq!(held(), 0);
+}
+
+#[tokio::test]
+async fn what_is_kept_of_requests_counts_for_the_account_and_is_no_more_than_it_may_hold() {
+    const MOST: usize = 64 << 10;
+    let (_host, [one, ..]) = gates().await;
+    let shares = Shares::new(limits());
+    let seat = shares.enter(&one).unwrap();
+    let mut kept: Vec<_> = (0..16).map(|_| Kept::of(&seat)).collect();
+    for kept in &mut kept {
+        assert!(kept.push(&[7; MOST - 1], MOST) && kept.push(&[7], MOST));
+        assert!(!kept.push(&[7], MOST));
+        assert_eq!(kept.bytes().len(), MOST);
+    }
+    let mut another = Kept::of(&seat);
+    assert!(!another.push(&[7], MOST), "the account has 1 MiB");
+    drop((another, kept));
+    assert!(Kept::of(&seat).push(&[7; MOST], MOST));
+    assert_eq!(seat.microvm.account.bytes.held(), 0);
 }

@@ -86,14 +86,14 @@ fn variants() -> BTreeSet<String> {
 }
 
 /// A program with some servers, which exits when its input is closed.
-struct Program {
-    servers: Vec<(String, SocketAddr)>,
+pub(super) struct Program {
+    pub(super) servers: Vec<(String, SocketAddr)>,
     _child: Child,
 }
 
 impl Program {
     /// Starts a program and waits for this number of servers.
-    async fn start(mut command: Command, servers: usize) -> Self {
+    pub(super) async fn start(mut command: Command, servers: usize) -> Self {
         let starting = async {
             let needs = format!("{command:?} does not start; `cargo xtask test` installs what it needs");
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
@@ -127,13 +127,7 @@ impl Program {
     }
 
     async fn go(folder: &std::path::Path) -> Self {
-        let source = written(folder, "servers.go", include_str!("hooks/servers.go"));
-        let program = folder.join("go-servers");
-        let mut build = Command::new("go");
-        build.env("GO111MODULE", "off").arg("build").arg("-o").arg(&program).arg(source).kill_on_drop(true);
-        let built = tokio::time::timeout(START, build.status()).await.expect("it is not compiled in time");
-        assert!(built.expect("`cargo xtask test` installs Go").success(), "the servers cannot be compiled");
-        Self::start(Command::new(program), 2).await
+        Self::start(compiled(folder, include_str!("hooks/servers.go")).await, 2).await
     }
 
     async fn java(folder: &std::path::Path) -> Self {
@@ -144,7 +138,18 @@ impl Program {
     }
 }
 
-fn written(folder: &std::path::Path, name: &str, text: &str) -> std::path::PathBuf {
+/// Go's program with this text.
+pub(super) async fn compiled(folder: &std::path::Path, text: &str) -> Command {
+    let source = written(folder, "servers.go", text);
+    let program = folder.join("go-servers");
+    let mut build = Command::new("go");
+    build.env("GO111MODULE", "off").arg("build").arg("-o").arg(&program).arg(source).kill_on_drop(true);
+    let built = tokio::time::timeout(START, build.status()).await.expect("it is not compiled in time");
+    assert!(built.expect("`cargo xtask test` installs Go").success(), "the servers cannot be compiled");
+    Command::new(program)
+}
+
+pub(super) fn written(folder: &std::path::Path, name: &str, text: &str) -> std::path::PathBuf {
     let path = folder.join(name);
     std::fs::write(&path, text).unwrap();
     path

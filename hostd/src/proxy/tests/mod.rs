@@ -7,6 +7,7 @@ mod gone;
 mod hooks;
 mod shares;
 mod shells;
+mod speaks;
 mod stress;
 mod traffic;
 mod wake;
@@ -278,7 +279,8 @@ impl Host {
 
     async fn http1_to(&self, name: &str) -> Http1 {
         let stream = self.tls(name, b"http/1.1").await;
-        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let mut builder = hyper::client::conn::http1::Builder::new();
+        let (sender, connection) = builder.max_headers(2000).handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection.with_upgrades());
         Http1(sender)
     }
@@ -287,6 +289,7 @@ impl Host {
         let stream = self.tls(name, b"h2").await;
         let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
         builder.initial_stream_window_size(4 << 20).initial_connection_window_size(4 << 20);
+        builder.max_header_list_size(1 << 20);
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         Http2(sender)

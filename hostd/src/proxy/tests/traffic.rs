@@ -157,6 +157,32 @@ async fn http2_with_the_app_has_trailers_and_both_directions_at_once() {
 }
 
 #[tokio::test]
+async fn grpc_web_reaches_an_app_as_it_is() {
+    let host = Host::new().await;
+    for (content_type, version) in [
+        ("application/grpc-web+proto", "HTTP/1.1"),
+        ("application/grpc-web-text", "HTTP/1.1"),
+        ("Application/gRPC-Web; charset=utf-8", "HTTP/1.1"),
+        ("application/grpc; charset=utf-8", "HTTP/2.0"),
+        ("APPLICATION/GRPC+PROTO", "HTTP/2.0"),
+    ] {
+        let request = || {
+            let mut request = host.request("POST", "/headers", full("\0\0\0\0\0"));
+            request.headers_mut().insert("content-type", content_type.parse().unwrap());
+            request
+        };
+        for seen in [host.http1().await.send(request()).await, host.http2().await.send(request()).await] {
+            let seen = text(seen).await;
+            assert!(
+                seen.lines().next().is_some_and(|line| line.ends_with(version)),
+                "{content_type}: {seen}"
+            );
+            assert!(seen.lines().any(|line| line == format!("content-type: {content_type}")), "{seen}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_app_that_speaks_tls_is_found_out_and_gets_the_whole_request() {
     let host = Host::new().await;
     for protocols in [vec![b"h2".to_vec()], vec![b"http/1.1".to_vec()], vec![]] {

@@ -1,5 +1,8 @@
 //! Requests to microVMs that are suspended, or about to be.
 
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio_tungstenite::tungstenite::protocol::Message;
+
 use super::*;
 
 /// The operations that the host performs when a microVM is run, and when it is suspended.
@@ -137,6 +140,60 @@ async fn a_silent_answer_does_not_keep_a_microvm_from_being_suspended_and_ends_w
     host.ask(Ask::Suspend).await;
     host.until(MicrovmState::Suspended).await;
     assert!(body.frame().await.unwrap().is_err(), "it breaks off");
+}
+
+#[tokio::test]
+async fn an_open_websocket_that_is_silent_ends_with_the_suspend() {
+    let host = Host::new().await;
+    // Whether the microVM's process is gone as soon as it is saved, or not.
+    for way in [None, Some(Deviation::RunsOn)] {
+        let mut socket = host.chat().await;
+        socket.send(Message::text("a")).await.unwrap();
+        assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("a"));
+        if let Some(way) = way {
+            host.platform.once(Point::Save, way);
+        }
+        host.ask(Ask::Suspend).await;
+        host.until(MicrovmState::Suspended).await;
+        let end = tokio::time::timeout(LONG, socket.next()).await.expect("it stays open");
+        assert!(end.is_none_or(|end| end.is_err()));
+        // It ends for the endpoint as well.
+        drop(socket);
+        host.when(|host| host.metrics.text().unwrap().contains("hearth_endpoint_connections 0\n")).await;
+        assert_eq!(text(host.http2().await.send(host.get("/headers")).await).await.lines().count(), 4);
+        host.when(|host| host.metrics.text().unwrap().contains("hearth_endpoint_connections 0\n")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_websocket_outlives_a_suspend_that_is_cancelled() {
+    let host = Host::new().await;
+    let mut socket = host.chat().await;
+    let mut client = host.http2().await;
+    let request = host.get("/slow");
+    let slow = tokio::spawn(async move { text(client.send(request).await).await });
+    host.app.arrived.notified().await;
+    host.ask(Ask::Suspend).await;
+    host.until(MicrovmState::Suspending).await;
+    assert_eq!(host.http1().await.send(host.get("/count")).await.status(), 200);
+    host.app.go.add_permits(1);
+    assert_eq!(slow.await.unwrap(), "slow");
+    assert_eq!(host.state(), MicrovmState::Running);
+    socket.send(Message::text("a")).await.unwrap();
+    assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("a"));
+}
+
+#[tokio::test]
+async fn the_next_stream_of_a_connection_whose_stream_a_suspend_has_ended_wakes_the_microvm() {
+    let host = Host::new().await;
+    let client = host.http2().await;
+    let mut body = client.clone().send(host.get("/stream")).await.into_body();
+    body.frame().await.unwrap().unwrap();
+    host.ask(Ask::Suspend).await;
+    host.until(MicrovmState::Suspended).await;
+    assert!(body.frame().await.unwrap().is_err(), "it breaks off");
+    assert_eq!(text(client.clone().send(host.get("/count")).await).await, "0");
+    assert_eq!(host.state(), MicrovmState::Running);
 }
 
 #[tokio::test]

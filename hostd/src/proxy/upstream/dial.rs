@@ -2,15 +2,16 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use hyper::Uri;
 
-use super::scheme::{KnownScheme, PortScheme, Protocol};
-use super::tls::handshake;
+use super::question;
+use super::scheme::{Known, PortScheme, Protocol};
+use super::tls::{self, HandshakeError, handshake};
 use super::wire::Wire;
-use crate::platform::{ConnectError, Guest};
+use crate::platform::{ConnectError, Connection, Guest};
 
 /// The process of the microVM has ended.
 #[derive(Debug, thiserror::Error)]
@@ -23,35 +24,52 @@ pub(super) struct Dial {
     guest: Weak<dyn Guest>,
     port: u16,
     protocol: Protocol,
-    known: KnownScheme,
+    known: Arc<Known>,
 }
 
 impl Dial {
-    pub(super) fn new(guest: Weak<dyn Guest>, port: u16, protocol: Protocol, known: KnownScheme) -> Self {
+    pub(super) fn new(guest: Weak<dyn Guest>, port: u16, protocol: Protocol, known: Arc<Known>) -> Self {
         Self { guest, port, protocol, known }
     }
 
-    /// Whether the port accepts a TLS handshake.
-    pub(super) async fn accepts_tls(&self) -> bool {
-        let Some(guest) = self.guest.upgrade() else { return false };
-        match guest.connect(self.port).await {
-            Ok(connection) => handshake(connection, Protocol::Http1).await.is_ok(),
+    /// Whether the port answers a TLS hello.
+    pub(super) async fn speaks_tls(&self) -> bool {
+        match (self.connect().await, tls::any()) {
+            (Ok(connection), Ok(config)) => question::speaks_tls(connection, &config).await,
+            _ => false,
+        }
+    }
+
+    /// Whether the port answers plain text.
+    pub(super) async fn speaks_plain(&self) -> bool {
+        match self.connect().await {
+            Ok(connection) => question::speaks_plain(connection).await,
             Err(_) => false,
         }
     }
 
-    async fn open(self) -> Result<Wire, ConnectError> {
+    async fn connect(&self) -> Result<Box<dyn Connection>, ConnectError> {
         let guest = self.guest.upgrade().ok_or_else(|| ConnectError::Guest(ProcessEnded.into()))?;
-        let connection = guest.connect(self.port).await?;
-        drop(guest);
+        guest.connect(self.port).await
+    }
+
+    async fn open(self) -> Result<Wire, ConnectError> {
+        let connection = self.connect().await?;
         match self.known.get() {
             Some(PortScheme::Tls) => {
                 let wire = handshake(connection, self.protocol).await;
                 wire.map_err(|error| ConnectError::App(error.into()))
             }
-            Some(PortScheme::Plain) | None => Ok(Wire::new(connection, false)),
+            Some(PortScheme::Plain) | None => {
+                Ok(Wire::new(connection, false, self.protocol == Protocol::Http2))
+            }
         }
     }
+}
+
+/// Why there is no connection, if it is that the app does not complete the TLS handshake.
+pub(super) fn handshake_failed(error: &ConnectError) -> bool {
+    matches!(error, ConnectError::App(cause) if cause.is::<HandshakeError>())
 }
 
 impl tower::Service<Uri> for Dial {
@@ -70,8 +88,6 @@ impl tower::Service<Uri> for Dial {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use hyper_util::client::legacy::connect::Connection as _;
 
     use super::super::tests::{PLAIN, TLS, World};
@@ -82,14 +98,14 @@ mod tests {
         let world = World::new().await;
         let guest = world.guest().await;
         for (port, tls) in [(PLAIN, false), (TLS, true)] {
-            let known = KnownScheme::default();
-            let dial = Dial::new(Arc::downgrade(&guest), port, Protocol::Http1, known.clone());
-            assert_eq!(dial.accepts_tls().await, tls, "{port}");
+            let known = Arc::new(Known::default());
+            let dial = Dial::new(Arc::downgrade(&guest), port, Protocol::Http1, Arc::clone(&known));
+            assert_eq!(dial.speaks_tls().await, tls, "{port}");
             assert!(
                 !dial.clone().open().await.unwrap().connected().is_negotiated_h2(),
                 "it is plain at first"
             );
-            known.set(Some(PortScheme::Tls));
+            known.found(PortScheme::Tls);
             let opened = dial.open().await;
             assert_eq!(opened.is_ok_and(|wire| wire.connected().is_negotiated_h2()), tls, "{port}");
         }
@@ -99,9 +115,9 @@ mod tests {
     async fn a_port_without_an_app_is_the_apps_fault_and_a_process_that_has_ended_the_microvms() {
         let world = World::new().await;
         let guest = world.guest().await;
-        let dial = Dial::new(Arc::downgrade(&guest), 1, Protocol::Http1, KnownScheme::default());
+        let dial = Dial::new(Arc::downgrade(&guest), 1, Protocol::Http1, Arc::default());
         assert!(matches!(dial.clone().open().await, Err(ConnectError::App(_))));
-        assert!(!dial.accepts_tls().await);
+        assert!(!dial.speaks_tls().await);
         world.restart(guest).await;
         assert!(matches!(dial.open().await, Err(ConnectError::Guest(_))));
     }

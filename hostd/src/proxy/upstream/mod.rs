@@ -5,15 +5,20 @@
 //! turns out to speak TLS, the connection uses HTTP/1.1 or HTTP/2 over TLS, with any certificate: the app is identified
 //! by its microVM.
 //!
-//! * [`pool`] – the connections of each process and port
-//! * [`scheme`] – what a port speaks; [`first`] – the first request to a port, which shows whether it speaks TLS
+//! * [`pool`] – the ports of each process; [`port`] – the connections to a port
+//! * [`send`] – sends a request, and again where it has to be; [`repeat`] – which requests may be sent again
+//! * [`scheme`] – what a port speaks; [`question`] – asks a port whether it speaks TLS
 //! * [`dial`] – opens a connection; [`tls`] – the handshake with an app that speaks TLS
-//! * [`wire`] – a connection, as the HTTP client sees it
+//! * [`wire`] – a connection, as the HTTP client sees it; [`passed`] – what has passed on it
 
 mod dial;
-mod first;
+mod passed;
 mod pool;
+mod port;
+mod question;
+mod repeat;
 mod scheme;
+mod send;
 #[cfg(test)]
 mod tests;
 mod tls;

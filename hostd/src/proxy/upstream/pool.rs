@@ -3,35 +3,22 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::sync::{Arc, Mutex, Weak};
-use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::{Request, Response};
-use hyper_util::client::legacy::{Client, Error as ClientError};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 
-use super::dial::Dial;
-use super::first::send_first;
-use super::scheme::{KnownScheme, Protocol};
+use super::port::Port;
+use super::repeat::causes;
+use super::scheme::Protocol;
+use super::send::Sending;
 use crate::driver::gate::Gate;
 use crate::panics::poisoned;
 use crate::platform::{ConnectError, Guest};
-use crate::proxy::body::{Meter, RequestBody, Upload};
+use crate::proxy::body::{Meter, RequestBody};
 use crate::proxy::error::ProxyError;
 use crate::proxy::limiter::Limiter;
+use crate::proxy::shares::Seat;
 
-/// How long idle connections are kept: shorter than apps keep them (Node and uvicorn 5 s). Otherwise an app could close
-/// a connection while a request is being sent on it.
-const KEEP: Duration = Duration::from_secs(4);
-/// Greatest number of idle connections to one port: as many as there may be concurrent requests. With fewer, each
-/// further request would open and close a connection of its own.
-const KEEP_MAX: usize = 1024;
-/// Flow-control windows of HTTP/2 for data from the app, in bytes, for each stream and each connection. The one of a
-/// connection is large enough for 256 streams whose clients do not read: they hold up no other.
-const WINDOWS: (u32, u32) = (64 << 10, 16 << 20);
-/// Greatest size of what is read from an app at once, and of what waits for an app that does not read, in bytes. The app's
-/// headers have to fit, too.
-const BUFFER: usize = 64 << 10;
 /// Greatest number of ports of a process of which it is remembered what they speak. A client may name all that there are.
 const PORTS: usize = 64;
 
@@ -110,7 +97,8 @@ impl Upstream {
         self.ports.lock().unwrap().by_number.get(&port).and_then(|(port, _)| port.known.get())
     }
 
-    /// Sends a request to a port of the app. Target and headers are already those that the app is to receive.
+    /// Sends a request to a port of the app. Target and headers are already those that the app is to receive. `seat`: the
+    /// place of the client's connection.
     ///
     /// # Errors
     /// The error for the client when the app does not respond.
@@ -118,24 +106,15 @@ impl Upstream {
         &self,
         gate: &Arc<Gate>,
         limiter: Option<&Arc<Limiter>>,
-        port: u16,
-        protocol: Protocol,
+        seat: Option<&Arc<Seat>>,
+        (port, protocol): (u16, Protocol),
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, ProxyError> {
-        let meter = || Meter::new(gate, limiter);
         let connections = self.port(port);
-        let client = connections.client(protocol);
-        let response = match connections.known.get() {
-            Some(_) => {
-                let (head, body) = request.into_parts();
-                client.request(Request::from_parts(head, Upload::body(meter(), body))).await
-            }
-            None => send_first(client, &connections.dial, &connections.known, &meter, request).await,
-        };
-        response.map_err(|error| {
-            // Another app may listen at this port next, which speaks something else, or none.
-            connections.known.set(None);
+        let sending = Sending::new(&connections, protocol, request, seat, || Meter::new(gate, limiter));
+        sending.send().await.map_err(|error| {
             if error.is_connect() {
+                // Another app may listen at this port next, which speaks something else, or none.
                 self.ports.lock().unwrap_or_else(poisoned).by_number.remove(&port);
             }
             tracing::debug!(
@@ -144,59 +123,9 @@ impl Upstream {
                 error = &error as &dyn Error,
                 "the app did not answer"
             );
-            unanswered(&error)
+            let refused = causes(&error).find_map(|cause| cause.downcast_ref::<ConnectError>());
+            refused.map_or(ProxyError::App, ProxyError::from)
         })
-    }
-}
-
-/// The error for the client.
-fn unanswered(error: &ClientError) -> ProxyError {
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        if let Some(refused) = error.downcast_ref::<ConnectError>() {
-            return refused.into();
-        }
-        cause = error.source();
-    }
-    ProxyError::App
-}
-
-/// The connections to one port.
-#[derive(Debug)]
-struct Port {
-    http1: Client<Dial, Upload>,
-    http2: Client<Dial, Upload>,
-    /// Opens connections that are not kept.
-    dial: Dial,
-    known: KnownScheme,
-}
-
-impl Port {
-    fn new(guest: &Weak<dyn Guest>, port: u16) -> Self {
-        let known = KnownScheme::default();
-        let dial = |protocol| Dial::new(Weak::clone(guest), port, protocol, known.clone());
-        let mut builder = Client::builder(TokioExecutor::new());
-        builder
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(KEEP)
-            .pool_max_idle_per_host(KEEP_MAX)
-            .set_host(false)
-            .http1_max_buf_size(BUFFER)
-            .http2_max_send_buf_size(BUFFER)
-            .http2_initial_stream_window_size(WINDOWS.0)
-            .http2_initial_connection_window_size(WINDOWS.1);
-        let http1 = builder.build(dial(Protocol::Http1));
-        let http2 = builder.http2_only(true).build(dial(Protocol::Http2));
-        let dial = dial(Protocol::Http1);
-        Self { http1, http2, dial, known }
-    }
-
-    fn client(&self, protocol: Protocol) -> &Client<Dial, Upload> {
-        match protocol {
-            Protocol::Http1 => &self.http1,
-            Protocol::Http2 => &self.http2,
-        }
     }
 }
 
@@ -242,10 +171,13 @@ mod tests {
         let world = World::new().await;
         let upstream = Upstreams::default().of("microvm-1", &world.guest().await);
         // An app without TLS was at the port before.
-        upstream.port(TLS).known.set(Some(PortScheme::Plain));
-        assert_eq!(world.get(&upstream, TLS, Protocol::Http1).await.unwrap_err(), ProxyError::App);
+        upstream.port(TLS).known.found(PortScheme::Plain);
         assert_eq!(world.get(&upstream, TLS, Protocol::Http1).await.unwrap(), 200);
         assert_eq!(upstream.known_scheme(TLS), Some(PortScheme::Tls));
+        // And the other way about.
+        upstream.port(PLAIN).known.found(PortScheme::Tls);
+        assert_eq!(world.get(&upstream, PLAIN, Protocol::Http1).await.unwrap(), 200);
+        assert_eq!(upstream.known_scheme(PLAIN), Some(PortScheme::Plain));
     }
 
     #[tokio::test]

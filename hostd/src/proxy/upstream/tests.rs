@@ -68,7 +68,7 @@ impl World {
         let uri = Uri::from_static("http://one.example/count");
         let request =
             Request::builder().uri(uri).header("host", "one.example").body(RequestBody::none()).unwrap();
-        let response = upstream.send(pass.gate(), None, port, protocol, request).await?;
+        let response = upstream.send(pass.gate(), None, None, (port, protocol), request).await?;
         let status = response.status().as_u16();
         http_body_util::BodyExt::collect(response.into_body()).await.unwrap();
         Ok(status)

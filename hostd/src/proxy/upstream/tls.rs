@@ -48,6 +48,15 @@ pub(super) enum HandshakeError {
     TimedOut,
 }
 
+/// The settings with which the app chooses the protocol.
+///
+/// # Errors
+/// [`HandshakeError::Settings`].
+pub(super) fn any() -> Result<Arc<ClientConfig>, HandshakeError> {
+    let [any, _] = TLS.as_ref().map_err(|error| HandshakeError::Settings(error.clone()))?;
+    Ok(Arc::clone(any))
+}
+
 /// Performs the TLS handshake with the app.
 ///
 /// # Errors
@@ -65,7 +74,7 @@ pub(super) async fn handshake(
     let connecting = TlsConnector::from(Arc::clone(config)).connect(name, connection);
     let stream = timeout(HANDSHAKE, connecting).await.map_err(|_| HandshakeError::TimedOut)??;
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    Ok(Wire::new(Box::new(stream), http2))
+    Ok(Wire::new(Box::new(stream), http2, false))
 }
 
 /// Accepts any certificate: the connection does not leave the host, and apps may use self-signed certificates.

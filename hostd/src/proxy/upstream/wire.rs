@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use hyper_util::client::legacy::connect::{Connected, Connection as ConnectionInfo};
 use hyper_util::rt::TokioIo;
 
+use super::passed::{Observed, Passed};
 use crate::platform::Connection;
 
 /// A connection to the app.
@@ -14,22 +15,26 @@ use crate::platform::Connection;
 /// An app may respond and close the connection before it has read the whole request. Writing then fails although the
 /// response can still be read. So after a failed write nothing more is written, and only reading determines the result.
 pub(super) struct Wire {
-    stream: TokioIo<Box<dyn Connection>>,
+    stream: TokioIo<Observed>,
+    /// Whether TLS has negotiated HTTP/2.
     http2: bool,
     /// Whether writing has failed because the app does not read any more.
     broken: bool,
+    passed: Passed,
 }
 
 impl Wire {
-    pub(super) fn new(stream: Box<dyn Connection>, http2: bool) -> Self {
-        Self { stream: TokioIo::new(stream), http2, broken: false }
+    /// A connection for requests over HTTP/2 if TLS has negotiated it (`http2`) or the app is known to speak it (`prior`).
+    pub(super) fn new(stream: Box<dyn Connection>, http2: bool, prior: bool) -> Self {
+        let passed = Passed::new(http2 || prior);
+        Self { stream: TokioIo::new(Observed::new(stream, &passed)), http2, broken: false, passed }
     }
 
     /// Writes, until writing has failed once. A task that waits for a write after that is woken by the end of the data
     /// that is read.
     fn write<T>(
         &mut self,
-        write: impl FnOnce(Pin<&mut TokioIo<Box<dyn Connection>>>) -> Poll<Result<T>>,
+        write: impl FnOnce(Pin<&mut TokioIo<Observed>>) -> Poll<Result<T>>,
     ) -> Poll<Result<T>> {
         if self.broken {
             return Poll::Pending;
@@ -50,7 +55,8 @@ fn is_broken(error: &Error) -> bool {
 
 impl ConnectionInfo for Wire {
     fn connected(&self) -> Connected {
-        if self.http2 { Connected::new().negotiated_h2() } else { Connected::new() }
+        let connected = Connected::new().extra(self.passed.clone());
+        if self.http2 { connected.negotiated_h2() } else { connected }
     }
 }
 
@@ -107,7 +113,7 @@ mod tests {
             app.read_exact(&mut [0; 16]).await.unwrap();
             app.write_all(b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n").await.unwrap();
         });
-        let wire = Wire::new(Box::new(ours), false);
+        let wire = Wire::new(Box::new(ours), false, false);
         let (mut sender, connection) = hyper::client::conn::http1::handshake(wire).await.unwrap();
         let serving = tokio::spawn(connection);
         let request = Request::post("/").body(Full::new(Bytes::from(vec![7; 1 << 20]))).unwrap();
