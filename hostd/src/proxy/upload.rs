@@ -156,7 +156,7 @@ impl Part {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let whole = lock(&self.shared).size.clone();
+        let whole = lock(&self.shared).size;
         let sent = u64::try_from(self.sent).unwrap_or(u64::MAX);
         let mut left = SizeHint::new();
         left.set_lower(whole.lower().saturating_sub(sent));
