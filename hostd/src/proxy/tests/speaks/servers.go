@@ -22,8 +22,8 @@ func counter() http.Handler {
 		for _, values := range request.Header {
 			headers += len(values)
 		}
-		if wanted, found := strings.CutPrefix(request.URL.Path, "/headers/"); found {
-			many, _ := strconv.Atoi(wanted)
+		if strings.HasPrefix(request.URL.Path, "/headers/") {
+			many, _ := strconv.Atoi(strings.TrimPrefix(request.URL.Path, "/headers/"))
 			for line := 0; line < many; line++ {
 				response.Header().Set(fmt.Sprintf("X-N%d", line), request.URL.RawQuery)
 			}
