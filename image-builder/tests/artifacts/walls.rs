@@ -209,7 +209,7 @@ async fn a_worker_that_lies_is_not_believed() {
             "does not fit its task",
         ),
         (
-            "printf '{\"Failed\":{\"code\":\"ArchiveInvalid\",\"detail\":\"a\\\\u001bb\",\"log\":\"x\"}}' >&$3; sleep 1000".to_owned(),
+            "printf '{\"Failed\":{\"code\":\"ArchiveInvalid\",\"detail\":\"a\\\\u001b[1m\\\\tb\",\"log\":\"x\"}}' >&$3; sleep 1000".to_owned(),
             "ARCHIVE_INVALID: a b",
             "x",
         ),
