@@ -361,7 +361,8 @@ async fn a_thousand_headers_pass_in_both_directions() {
             };
             assert_eq!(peers.host.http1().await.send(request()).await.status(), 431, "{many} {long}");
             assert_eq!(peers.host.http2().await.send(request()).await.status(), 431, "{many} {long}");
-            let answer = peers.get(port, &format!("/headers/{many}?{}", "v".repeat(long))).await;
+            // Of an answer over HTTP/1.1, twice the buffer may be read before its size is looked at.
+            let answer = peers.get(port, &format!("/headers/{many}?{}", "v".repeat(2 * long))).await;
             assert_eq!(answer.0, 502, "{many} {long}");
         }
     }
