@@ -40,7 +40,7 @@ impl Meter {
     }
 
     /// Ready when more bytes may pass.
-    pub(super) fn poll_free(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    fn poll_free(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if let Some(pause) = &mut self.pause {
             ready!(pause.as_mut().poll(context));
             self.pause = None;
@@ -49,7 +49,7 @@ impl Meter {
     }
 
     /// Counts bytes that have passed.
-    pub(super) fn passed(&mut self, bytes: usize) {
+    fn passed(&mut self, bytes: usize) {
         self.gate.touch();
         let next = self.limiter.as_ref().and_then(|limiter| limiter.bytes(bytes));
         self.pause = next.map(|next| Box::pin(sleep_until(next)));
@@ -64,7 +64,7 @@ impl Meter {
     }
 
     /// Polls for the next frame of a body, once it may pass.
-    fn poll_frame(
+    pub(super) fn poll_frame(
         &mut self,
         context: &mut Context<'_>,
         body: &mut (impl Body<Data = Bytes, Error = hyper::Error> + Unpin),

@@ -128,24 +128,28 @@ struct Part {
     pause: Option<Pin<Box<Sleep>>>,
 }
 
-impl Part {
-    fn poll_frame(&mut self, context: &mut Context<'_>) -> Polled {
-        if let Some(pause) = &mut self.pause {
+impl Body for Part {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
+        let this = self.get_mut();
+        if let Some(pause) = &mut this.pause {
             ready!(pause.as_mut().poll(context));
-            self.pause = None;
+            this.pause = None;
         }
-        let mut state = lock(&self.shared);
-        if state.attempt != self.attempt {
+        let mut state = lock(&this.shared);
+        if state.attempt != this.attempt {
             // An end would say that the body is whole.
             return Poll::Pending;
         }
-        let repeated = state.repeat(self.sent).map(Bytes::copy_from_slice);
+        let repeated = state.repeat(this.sent).map(Bytes::copy_from_slice);
         let frame = match repeated {
             Some(bytes) => Some(Ok(Frame::data(bytes))),
             None => ready!(state.poll_body(context)),
         };
         if let Some(Ok(frame)) = &frame {
-            self.sent = self.sent.saturating_add(frame.data_ref().map_or(0, Bytes::len));
+            this.sent = this.sent.saturating_add(frame.data_ref().map_or(0, Bytes::len));
         }
         Poll::Ready(frame)
     }
@@ -173,20 +177,14 @@ impl Body for Upload {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
         let Self { meter, part } = self.get_mut();
-        let Some(part) = part else { return Poll::Ready(None) };
-        ready!(meter.poll_free(context));
-        let frame = ready!(part.poll_frame(context));
-        if let Some(Ok(frame)) = &frame {
-            meter.passed(frame.data_ref().map_or(0, Bytes::len));
-        }
-        Poll::Ready(frame)
+        part.as_mut().map_or(Poll::Ready(None), |part| meter.poll_frame(context, part))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.part.as_ref().is_none_or(Part::is_end_stream)
+        self.part.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.part.as_ref().map_or_else(|| SizeHint::with_exact(0), Part::size_hint)
+        self.part.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
