@@ -1,4 +1,4 @@
-//! Builds a base image from a guest binary, a kernel and the parts.
+//! Builds a base image from a guest binary, a kernel, a provider of OpenSSL and the parts.
 
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -9,13 +9,15 @@ use super::manifest::{FORMAT, FileRecord, Inputs, Kernel, Manifest};
 use super::modules::Module;
 use super::parts::{Kind, Part, Store};
 use super::recipe::{Recipe, Sources};
-use super::{BaseError, KernelSource, Progress, files, initramfs, kernel};
+use super::{BaseError, KernelSource, Progress, elf, files, initramfs, kernel};
 
 /// Inputs of a base image's build.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// The program `hearth-guest`, static, for arm64.
     pub guest: PathBuf,
+    /// The provider of OpenSSL that images get, a shared object for arm64.
+    pub openssl: PathBuf,
     /// The guest's kernel.
     pub kernel: KernelSource,
     /// The packages to install.
@@ -51,16 +53,17 @@ struct Parts {
 ///
 /// An input is missing or unusable, or the catalogue cannot be written.
 pub fn build(catalogue: &Catalogue, request: &Request, progress: Progress<'_>) -> Result<Built, BaseError> {
-    let guest = files::read(&request.guest)?;
-    // A bad guest binary is reported before minutes are spent.
+    let (guest, openssl) = (files::read(&request.guest)?, files::read(&request.openssl)?);
+    // A bad binary is reported before minutes are spent.
     initramfs::make(&request.guest, &guest, &[])?;
+    elf::check_library(&openssl).map_err(|reason| BaseError::unusable(&request.openssl, reason))?;
     if let KernelSource::Image(path) = &request.kernel {
         kernel::release(path, &files::read(path)?)?;
     }
     let (base, is_new) = catalogue.add(progress, |folder| {
         let work = folder.join("work");
         let parts = make_parts(request, &work, progress)?;
-        let manifest = assemble(folder, request, &guest, &parts)?;
+        let manifest = assemble(folder, request, (&guest, &openssl), &parts)?;
         files::remove(&work)?;
         Ok(manifest)
     })?;
@@ -88,7 +91,12 @@ fn make_parts(request: &Request, work: &Path, progress: Progress<'_>) -> Result<
 }
 
 /// Writes a version's files to `folder` and returns its manifest, without version and files.
-fn assemble(folder: &Path, request: &Request, guest: &[u8], parts: &Parts) -> Result<Manifest, BaseError> {
+fn assemble(
+    folder: &Path,
+    request: &Request,
+    (guest, openssl): (&[u8], &[u8]),
+    parts: &Parts,
+) -> Result<Manifest, BaseError> {
     let take_over = |part: &Part, name: &str| files::take_over(&part.folder.join(name), &folder.join(name));
     take_over(&parts.builder, catalogue::BUILDER)?;
     take_over(&parts.containers, catalogue::CONTAINERS)?;
@@ -103,9 +111,11 @@ fn assemble(folder: &Path, request: &Request, guest: &[u8], parts: &Parts) -> Re
     files::write(&folder.join(catalogue::KERNEL), &image)?;
     let archive = initramfs::make(&request.guest, guest, &modules)?;
     files::write(&folder.join(catalogue::INITRAMFS), archive)?;
+    files::write(&folder.join(catalogue::OPENSSL), openssl)?;
     let inputs = Inputs {
         kernel: describe(request, (&image_path, &image), &modules, parts)?,
         guest: FileRecord::of(guest),
+        openssl: Some(FileRecord::of(openssl)),
         recipe: request.recipe.clone(),
         sources: request.sources.clone(),
         builder_packages: only_packages(&parts.builder),

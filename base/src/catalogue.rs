@@ -18,8 +18,12 @@ pub(crate) const INITRAMFS: &str = "initramfs.cpio";
 pub(crate) const BUILDER: &str = "builder.erofs";
 /// Name of the container bases' file system.
 pub(crate) const CONTAINERS: &str = "containers.erofs";
-/// The files of a version, without its manifest.
-pub(crate) const FILES: [&str; 4] = [KERNEL, INITRAMFS, BUILDER, CONTAINERS];
+/// Name of the provider of OpenSSL that images get.
+pub(crate) const OPENSSL: &str = "openssl.so";
+/// The files that every version has, without its manifest.
+const FILES: [&str; 4] = [KERNEL, INITRAMFS, BUILDER, CONTAINERS];
+/// The files that versions of earlier releases have not.
+const LATER_FILES: [&str; 1] = [OPENSSL];
 
 /// Folder in which a version is assembled.
 const PARTIAL: &str = ".new";
@@ -108,7 +112,7 @@ impl Catalogue {
         Ok(Base { version, manifest, folder })
     }
 
-    /// Adds the version that `make` assembles in the folder that it is given: the files of [`FILES`], and a manifest,
+    /// Adds the version that `make` assembles in the folder that it is given: the files of [`FILES`] and [`LATER_FILES`], and a manifest,
     /// in which version and files are filled in here. If the newest version has exactly the same files, nothing is added.
     /// Returns the newest version, and whether it is new.
     pub(crate) fn add(
@@ -138,7 +142,11 @@ impl Catalogue {
     ) -> Result<(Base, bool), BaseError> {
         let mut manifest = make(partial)?;
         let record = |name: &str| Ok((name.to_owned(), FileRecord::read(&partial.join(name))?));
-        manifest.files = FILES.into_iter().map(record).collect::<Result<BTreeMap<_, _>, BaseError>>()?;
+        manifest.files = FILES
+            .into_iter()
+            .chain(LATER_FILES)
+            .map(record)
+            .collect::<Result<BTreeMap<_, _>, BaseError>>()?;
         // A version that cannot be read must not prevent that another one is added.
         let newest = self.versions()?.first().copied().unwrap_or(0);
         if let Ok(same) = self.get(newest)
@@ -190,6 +198,12 @@ impl Base {
         self.folder.join(CONTAINERS)
     }
 
+    /// The provider of OpenSSL; none in versions of earlier releases.
+    #[must_use]
+    pub fn openssl(&self) -> Option<PathBuf> {
+        self.manifest.files.contains_key(OPENSSL).then(|| self.folder.join(OPENSSL))
+    }
+
     /// Whether images can be built on it: its builder is the one that this release's scripts know.
     ///
     /// # Errors
@@ -237,7 +251,10 @@ mod tests {
 
     fn add(catalogue: &Catalogue, content: &str) -> (Base, bool) {
         let make = |folder: &Path| {
-            FILES.iter().try_for_each(|name| files::write(&folder.join(name), content))?;
+            FILES
+                .iter()
+                .chain(&LATER_FILES)
+                .try_for_each(|name| files::write(&folder.join(name), content))?;
             Ok(manifest(BTreeMap::new()))
         };
         catalogue.add(&|_| {}, make).unwrap()
@@ -295,6 +312,19 @@ mod tests {
         assert!(error.starts_with("base image version 1 is of an earlier release"), "{error}");
         base.manifest.inputs.builder_packages.push(package(PROGRAM));
         base.builds().unwrap();
+    }
+
+    #[test]
+    fn a_base_without_the_provider_of_openssl_is_one_of_an_earlier_release() {
+        let folder = tempfile::tempdir().unwrap();
+        let catalogue = Catalogue::create(folder.path()).unwrap();
+        let (base, _) = add(&catalogue, "a");
+        assert_eq!(files::read(&base.openssl().unwrap()).unwrap(), b"a");
+        let path = folder.path().join("1").join(manifest::FILE);
+        let mut manifest = base.manifest;
+        manifest.files.remove(OPENSSL);
+        files::write(&path, serde_json::to_string(&manifest).unwrap()).unwrap();
+        assert_eq!(catalogue.get(1).unwrap().openssl(), None);
     }
 
     #[test]

@@ -40,14 +40,47 @@ pub(crate) fn make(
     (recipe, sources): (&Recipe, &Sources),
     progress: Progress<'_>,
 ) -> Result<ContainerBase, BaseError> {
+    let packages = install(root, container, twins, (recipe, sources), progress)?;
+    let newest = files::newest(root)?;
+    Ok(ContainerBase { image: Image::of(root, container)?, packages, newest })
+}
+
+/// Makes the files of one container as those of a container base, in the folder `root`, which does not exist yet; its parent is for temporary
+/// files. For whoever makes another kind of image of them. Returns the packages in it.
+///
+/// # Errors
+///
+/// Programs, packages or privileges are missing.
+pub fn make_files(
+    root: &Path,
+    container: &ContainerRecipe,
+    (recipe, sources): (&Recipe, &Sources),
+    progress: Progress<'_>,
+) -> Result<Vec<Package>, BaseError> {
+    let alone = Recipe { containers: vec![container.clone()], ..recipe.clone() };
+    let work = root.with_extension("twins");
+    let place = work.join("root");
+    files::create_folder(&work)?;
+    let twins = Twins::make(&place, (&alone, sources), progress)?;
+    let packages = install(root, container, twins.as_ref(), (&alone, sources), progress)?;
+    files::remove(&work)?;
+    Ok(packages)
+}
+
+fn install(
+    root: &Path,
+    container: &ContainerRecipe,
+    twins: Option<&Twins>,
+    (recipe, sources): (&Recipe, &Sources),
+    progress: Progress<'_>,
+) -> Result<Vec<Package>, BaseError> {
     let name = container.reference();
     progress(&format!("{name}: installing packages"));
     let made =
         debian::make_root(root, &container.packages, State::Configured(twins), (recipe, sources), progress)?;
     tidy(root, recipe)?;
     debian::date_generated_files(root, made.started, recipe.generated_files_date)?;
-    let newest = files::newest(root)?;
-    Ok(ContainerBase { image: Image::of(root, container)?, packages: made.packages, newest })
+    Ok(made.packages)
 }
 
 /// Adapts a root to a container, which has its own devices and names, and adds Debian's own sources.

@@ -8,6 +8,7 @@
 //! | `initramfs.cpio` | `hearth-guest` as `/init`; with a modular kernel also modules, and `/modules.list` in load order |
 //! | `builder.erofs` | the builder's root disk: Debian testing, arm64, with `dockerd`, packages unpacked and not configured |
 //! | `containers.erofs` | the container bases: an image store that the builder finds at `/hearth` |
+//! | `openssl.so` | the provider of OpenSSL that images get, so that clones share no random numbers |
 //! | `base.json` | [`Manifest`]: digests and sizes of these, packages, container bases |
 //!
 //! A version appears as a whole or not at all and never changes again; the same inputs give the same bytes, and then no new
@@ -15,11 +16,11 @@
 //! a build with a new `hearth-guest` takes seconds.
 //!
 //! * [`catalogue`] – finding, checking and adding versions; [`manifest`] – `base.json`
-//! * [`build`] – a base image from a guest binary, a kernel and the parts
+//! * [`build`] – a base image from a guest binary, a kernel, a provider of OpenSSL and the parts
 //! * [`recipe`] – the packages; [`debian`] – Debian roots from packages, `bootstrap` – the call of mmdebstrap; [`emulation`] – running
 //!   arm64 programs on other architectures, `twins` – avoiding most of that
 //! * `builder_root`, `container`, `oci`, `store`, `erofs` – files made from the roots
-//! * `kernel`, `modules`, `initramfs` – files that a guest boots; [`cpio`] – archives of the kernel's initramfs format
+//! * `kernel`, `modules`, `initramfs` – files that a guest boots; [`cpio`] – archives of the kernel's initramfs format; `elf` – checks of programs
 //! * `programs`, `files` – other programs and files, with errors that explain what went wrong
 
 #![forbid(unsafe_code)]
@@ -36,6 +37,7 @@ pub mod recipe;
 mod bootstrap;
 mod builder_root;
 mod container;
+mod elf;
 mod erofs;
 mod error;
 mod files;
@@ -49,6 +51,7 @@ mod twins;
 
 pub use build::{Built, build};
 pub use catalogue::{Base, Catalogue};
+pub use container::make_files;
 pub use error::BaseError;
 pub use kernel::KernelSource;
 pub use manifest::Manifest;

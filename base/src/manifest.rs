@@ -41,6 +41,9 @@ pub struct Inputs {
     pub kernel: Kernel,
     /// The program `hearth-guest`.
     pub guest: FileRecord,
+    /// The provider of OpenSSL; none in base images of earlier releases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub openssl: Option<FileRecord>,
     /// The recipe: the requested packages.
     pub recipe: Recipe,
     /// The mirrors of the packages.
@@ -120,6 +123,7 @@ pub(crate) mod tests {
                     modules: vec![],
                 },
                 guest: record,
+                openssl: None,
                 recipe: Recipe::own().unwrap(),
                 sources: Sources::default(),
                 builder_packages: vec![],

@@ -8,7 +8,7 @@ use std::path::Path;
 use libc::{MS_NODEV, MS_NOEXEC, MS_NOSUID};
 
 use crate::container::prepare;
-use crate::system::{cgroup, check_long, mounts, netlink};
+use crate::system::{cgroup, check_long, mounts, netlink, sysctl};
 
 /// File with the paths of kernel modules, one per line, in the order of loading. It exists only with a kernel that has drivers as
 /// modules.
@@ -52,6 +52,11 @@ pub fn set_up() -> io::Result<()> {
         console(&format!("hearth-guest: {error}"));
     }
     raise_limit_of_files()?;
+    for (name, value) in sysctl::values(sysctl::memory()?) {
+        if let Err(error) = sysctl::set(name, &value) {
+            console(&format!("hearth-guest: {name}: {error}"));
+        }
+    }
     // Without IPv4, there is no loopback device. Hooks cannot be called then, but an app can run.
     let up = netlink::device("lo").and_then(|lo| netlink::Routes::open()?.bring_up(lo, 0));
     if let Err(error) = up {

@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod container;
 pub mod dns;
+pub mod generation;
 pub mod hooks;
 pub mod init;
 pub mod logs;

@@ -8,6 +8,7 @@
 //! * [`microvm`] – a monitor process with disks, network and agent, booted or restored
 //! * [`network`] – a network namespace with a tap per microVM, and its packet filter
 //! * [`roles`] – the credentials of a role ARN
+//! * [`shell`] – programs beside the app: commands and login shells
 
 #![forbid(unsafe_code)]
 
@@ -19,3 +20,4 @@ pub mod limits;
 pub mod microvm;
 pub mod network;
 pub mod roles;
+pub mod shell;

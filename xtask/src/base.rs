@@ -31,7 +31,7 @@ const PARTS: &str = "base-parts";
 /// The parts of every base image.
 const PARTS_OF_ALL: [Kind; 2] = [Kind::Containers, Kind::Builder];
 /// Must change when the code below makes a different catalogue from the same parts.
-const RECIPE: &[u8] = b"1";
+const RECIPE: &[u8] = b"2";
 
 /// Makes the base images that the metal's tests use (2 to 3 minutes on 2 cores, once).
 #[derive(Args, Debug)]
@@ -114,10 +114,13 @@ pub(crate) fn prepare_with(cache: &Cache, cross: &Cross, kernel: Kernel) -> Resu
     // Symbols would use memory in every guest.
     command::run(cross.binutil("strip").arg(&guest))?;
     let own = image.as_deref().map(fs::read).transpose()?.unwrap_or_default();
-    let key = content_key(&[RECIPE, digests.as_bytes(), &own, &fs::read(&guest)?]);
+    let openssl = run.path().join("openssl.so");
+    parts::build_openssl(cache, cross, &openssl)?;
+    let key = content_key(&[RECIPE, digests.as_bytes(), &own, &fs::read(&guest)?, &fs::read(&openssl)?]);
     cache.artefact("base", &key, |folder| {
         let request = Request {
             guest,
+            openssl,
             kernel: image.map_or(KernelSource::Debian, KernelSource::Image),
             recipe: Recipe::own()?,
             sources: sources()?,
@@ -190,7 +193,7 @@ pub(crate) fn disk(cache: &Cache, catalogue: &Path, image: &Path) -> Result<()> 
 }
 
 /// The mirrors from which this machine gets its own packages.
-fn sources() -> Result<Sources> {
+pub(crate) fn sources() -> Result<Sources> {
     let (mirror, security_mirror) = private_apt::mirrors()?;
     Ok(Sources { mirror, security_mirror, ..Sources::default() })
 }

@@ -24,6 +24,8 @@ const PROGRAMS: [&str; 45] = [
 ];
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:web:/srv/web:/bin/sh\n";
 const GROUP: &str = "root:x:0:\nweb:x:34:\nlogs:x:40:web\n";
+/// What an image may bring along.
+const HOSTS: &str = "10.0.0.1 of-the-image\n";
 /// Arguments of mke2fs: the guest need not initialise anything later, and everything belongs to root.
 const ARGUMENTS: [&str; 10] = [
     "-q",
@@ -44,7 +46,7 @@ pub(crate) fn image(cache: &Cache) -> Result<PathBuf> {
     let busybox = private_apt::fetch(cache, "busybox-static")
         .context("the tests' guests have Debian's static busybox")?;
     let (size, arguments, programs) = (SIZE.to_le_bytes(), ARGUMENTS.join(" "), PROGRAMS.join(" "));
-    let texts = [&arguments, &programs, PASSWD, GROUP, &busybox.version].map(str::as_bytes);
+    let texts = [&arguments, &programs, PASSWD, GROUP, HOSTS, &busybox.version].map(str::as_bytes);
     let key = content_key(&[&[&size[..]], &texts[..]].concat());
     let folder = cache.artefact("guest-root", &key, |folder| {
         let root = folder.join("root");
@@ -59,6 +61,7 @@ pub(crate) fn image(cache: &Cache) -> Result<PathBuf> {
         }
         fs::write(root.join("etc/passwd"), PASSWD)?;
         fs::write(root.join("etc/group"), GROUP)?;
+        fs::write(root.join("etc/hosts"), HOSTS)?;
         let image = folder.join("image");
         File::create(&image)?.set_len(SIZE)?;
         // mke2fs is only on root's search path.

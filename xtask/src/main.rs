@@ -27,6 +27,7 @@ mod packages;
 mod parts;
 mod private_apt;
 mod progress;
+mod projects;
 mod python;
 mod rocksdb;
 mod test;

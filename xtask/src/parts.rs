@@ -50,6 +50,9 @@ const VARIABLES: [(&str, &str); 11] = [
 const HOSTILE: &str = "hearth-hostile-guest";
 const HOSTILE_MANIFEST: &str = "vmm/hostile-guest/Cargo.toml";
 
+const OPENSSL: &str = "hearth-openssl";
+const OPENSSL_MANIFEST: &str = "openssl/Cargo.toml";
+
 /// A crate's executable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Executable {
@@ -217,6 +220,16 @@ pub(crate) fn build_executable(
     copy_stripped(cross, &executable_of(&mut cargo, package, executable)?, copy)
 }
 
+/// Builds the provider of OpenSSL for aarch64 and copies it to `copy`.
+pub(crate) fn build_openssl(cache: &Cache, cross: &Cross, copy: &Path) -> Result<()> {
+    let _lock = cache.lock("cross-build")?;
+    let mut cargo = cross.cargo(Link::Own)?;
+    cargo.args(["build", "--release", "--manifest-path", OPENSSL_MANIFEST, "--target", TARGET]);
+    let (what, messages) = build(&mut cargo)?;
+    let built = find_library(&messages, OPENSSL).with_context(|| format!("`{what}` made no library"))?;
+    copy_stripped(cross, &built, copy)
+}
+
 /// The subcommand of cargo that builds an executable.
 fn command_for<'a>(cargo: &'a mut Command, profile: &str, executable: Executable) -> &'a mut Command {
     match executable {
@@ -307,6 +320,16 @@ fn find_executable(messages: &str, package: &str, executable: Executable) -> Opt
     })
 }
 
+/// The path of a package's shared object in cargo's messages.
+fn find_library(messages: &str, package: &str) -> Option<PathBuf> {
+    messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).find_map(|message| {
+        let shared = message.get("target")?.get("kind")?.as_array()?.iter().any(|kind| kind == "cdylib");
+        let ours = package_of(message.get("package_id")?.as_str()?) == Some(package);
+        let file = message.get("filenames")?.as_array()?.first()?.as_str()?;
+        (shared && ours).then(|| PathBuf::from(file))
+    })
+}
+
 /// The package's name in its identifier: `URL#NAME@VERSION`, or `URL#VERSION` if the URL ends with the name.
 fn package_of(id: &str) -> Option<&str> {
     let (url, rest) = id.rsplit_once('#')?;
@@ -336,6 +359,7 @@ mod tests {
 {"reason":"compiler-artifact","package_id":"path+file:///w/b#0.1.0","target":{"kind":["test"],"name":"e2e"},"executable":"/t/e2e-1"}
 {"reason":"compiler-artifact","package_id":"path+file:///w/a#hearth-a@0.1.0","target":{"kind":["test"],"name":"e2e"},"executable":"/t/e2e-2"}
 {"reason":"compiler-artifact","package_id":"path+file:///w/a#hearth-a@0.1.0","target":{"kind":["lib"],"name":"a_b"},"executable":"/t/a_b-1"}
+{"reason":"compiler-artifact","package_id":"path+file:///w/c#hearth-c@0.1.0","target":{"kind":["cdylib"],"name":"c"},"filenames":["/t/libc.so"],"executable":null}
 {"reason":"build-finished","success":true}
 "#;
 
@@ -349,6 +373,8 @@ mod tests {
         assert_eq!(find("hearth-a", Executable::OnlyBinary), Some("/t/bin".into()));
         assert_eq!(find("hearth-a", Executable::LibraryTest), Some("/t/a_b-1".into()));
         assert_eq!(find("b", Executable::LibraryTest), None);
+        assert_eq!(find_library(MESSAGES, "hearth-c"), Some("/t/libc.so".into()));
+        assert_eq!(find_library(MESSAGES, "hearth-a"), None);
     }
 
     #[test]

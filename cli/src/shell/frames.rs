@@ -8,9 +8,19 @@ use serde::{Deserialize, Serialize};
 pub(super) enum ClientMessage<'a> {
     /// The first frame: run this instead of a shell.
     Exec {
-        /// Program and arguments.
+        /// Program and arguments; nothing for a shell.
         command: &'a [String],
+        /// With pipes: bytes of output that may be sent beyond those that were taken.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        window: Option<u64>,
     },
+    /// With pipes: all bytes of output that were taken so far.
+    Taken {
+        /// Number of bytes.
+        bytes: u64,
+    },
+    /// With pipes: no input follows.
+    EndOfInput,
     /// The terminal's new size.
     Resize {
         /// Columns of the terminal.
@@ -29,7 +39,21 @@ pub(super) enum ServerMessage {
         /// Exit status, 0 to 255.
         code: i64,
     },
-    /// Other messages, which are ignored: `session_init`, and those of later servers.
+    /// The first frame.
+    SessionInit {
+        /// What the streams of the program are: `pipes`. None of a server that knows terminals only.
+        #[serde(default)]
+        streams: Option<String>,
+        /// With pipes: bytes of input that may be sent beyond those that were taken.
+        #[serde(default)]
+        window: Option<u64>,
+    },
+    /// With pipes: all bytes of input that the program has taken so far.
+    Taken {
+        /// Number of bytes.
+        bytes: u64,
+    },
+    /// Other messages, those of later servers, which are ignored.
     #[serde(other)]
     Other,
 }
@@ -60,12 +84,23 @@ mod tests {
         );
         let command = ["ls".to_owned(), "-l".to_owned()];
         assert_eq!(
-            ClientMessage::Exec { command: &command }.text(),
+            ClientMessage::Exec { command: &command, window: None }.text(),
             r#"{"type":"exec","command":["ls","-l"]}"#
         );
+        assert_eq!(
+            ClientMessage::Exec { command: &[], window: Some(9) }.text(),
+            r#"{"type":"exec","command":[],"window":9}"#
+        );
+        assert_eq!(ClientMessage::Taken { bytes: 7 }.text(), r#"{"type":"taken","bytes":7}"#);
+        assert_eq!(ClientMessage::EndOfInput.text(), r#"{"type":"end_of_input"}"#);
         assert_eq!(ServerMessage::parse(r#"{"type":"exit","code":137}"#), ServerMessage::Exit { code: 137 });
-        for other in [r#"{"type":"session_init","session_id":"s"}"#, r#"{"type":"exit"}"#, "{", "text", "[1]"]
-        {
+        let init = ServerMessage::parse(r#"{"type":"session_init","session_id":"s"}"#);
+        assert_eq!(init, ServerMessage::SessionInit { streams: None, window: None });
+        let init = r#"{"type":"session_init","session_id":"s","streams":"pipes","window":5}"#;
+        let streams = Some("pipes".to_owned());
+        assert_eq!(ServerMessage::parse(init), ServerMessage::SessionInit { streams, window: Some(5) });
+        assert_eq!(ServerMessage::parse(r#"{"type":"taken","bytes":6}"#), ServerMessage::Taken { bytes: 6 });
+        for other in [r#"{"type":"later"}"#, r#"{"type":"exit"}"#, "{", "text", "[1]"] {
             assert_eq!(ServerMessage::parse(other), ServerMessage::Other, "{other}");
         }
     }

@@ -1,4 +1,4 @@
-//! A session: copies input to the microVM and output back, until one side ends.
+//! A terminal: copies input to the microVM and output back, until one side ends.
 
 use std::io;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
@@ -41,6 +42,10 @@ pub(crate) enum SessionEnd {
     Broken(String),
     /// The output cannot be written.
     Output(io::Error),
+    /// The input cannot be read.
+    Input(io::Error),
+    /// The server knows terminals only.
+    NoPipes,
 }
 
 /// Runs a session, with a command instead of a shell if there is one. The terminal is restored when it returns.
@@ -54,8 +59,7 @@ pub(crate) async fn run(socket: Socket, command: &[String]) -> Result<SessionEnd
         signal = signals.wait() => SessionEnd::Signal(signal),
     };
     if matches!(end, SessionEnd::Exit(_) | SessionEnd::Disconnected | SessionEnd::Signal(_)) {
-        // The session is over whether or not the server answers.
-        drop(timeout(CLOSE_TIMEOUT, sink.close()).await);
+        close(&mut sink).await;
     }
     drop(raw);
     Ok(end)
@@ -69,16 +73,10 @@ async fn print_output(mut stream: SplitStream<Socket>) -> SessionEnd {
             Some(Ok(Message::Binary(bytes))) => bytes,
             Some(Ok(Message::Text(text))) => match ServerMessage::parse(&text) {
                 ServerMessage::Exit { code } => return SessionEnd::Exit(code),
-                ServerMessage::Other => continue,
+                _ => continue,
             },
             Some(Ok(Message::Close(frame))) => {
-                return match frame {
-                    Some(frame) if frame.code != CloseCode::Normal => SessionEnd::Broken(format!(
-                        "closed by the server with {}: {}",
-                        frame.code, frame.reason
-                    )),
-                    _ => SessionEnd::Closed,
-                };
+                return closed(frame);
             }
             Some(Ok(_)) => continue,
             Some(Err(error)) => return SessionEnd::Broken(chain(&error)),
@@ -92,6 +90,21 @@ async fn print_output(mut stream: SplitStream<Socket>) -> SessionEnd {
             return SessionEnd::Output(error);
         }
     }
+}
+
+/// How a session ends that the server has closed with this frame.
+pub(super) fn closed(frame: Option<CloseFrame>) -> SessionEnd {
+    match frame {
+        Some(frame) if frame.code != CloseCode::Normal => {
+            SessionEnd::Broken(format!("closed by the server with {}: {}", frame.code, frame.reason))
+        }
+        _ => SessionEnd::Closed,
+    }
+}
+
+/// Ends the WebSocket. The session is over whether or not the server answers.
+pub(super) async fn close(sink: &mut SplitSink<Socket, Message>) {
+    drop(timeout(CLOSE_TIMEOUT, sink.close()).await);
 }
 
 /// Sends input. Returns only if that ends the session: after the end of any other input, there may still be output.
@@ -115,7 +128,7 @@ async fn send_input(
 ) -> Result<bool, Error> {
     let mut resized = signal(SignalKind::window_change())?;
     if !command.is_empty() {
-        sink.send(Message::text(ClientMessage::Exec { command }.text())).await?;
+        sink.send(Message::text(ClientMessage::Exec { command, window: None }.text())).await?;
     }
     send_size(sink).await?;
     let mut stdin = tokio::io::stdin();

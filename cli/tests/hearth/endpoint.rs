@@ -1,7 +1,7 @@
 //! The endpoint of a microVM with scripted responses, behind TLS with an authority of its own.
 
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -30,6 +30,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
 use crate::daemon::NAME;
+use crate::piped;
 use crate::support::Host;
 
 /// A duration that is longer than any request.
@@ -42,6 +43,8 @@ pub(crate) struct Endpoint {
     pub(crate) authority_pem: String,
     seen: Arc<Mutex<Vec<Received>>>,
     refusals: Arc<AtomicUsize>,
+    /// Whether its shells have pipes, which those of earlier releases have not.
+    pub(crate) pipes: Arc<AtomicBool>,
 }
 
 /// A received request.
@@ -65,7 +68,13 @@ impl Endpoint {
         let (config, authority_pem) = tls();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let endpoint = Self { port, authority_pem, seen: Arc::default(), refusals: Arc::default() };
+        let endpoint = Self {
+            port,
+            authority_pem,
+            seen: Arc::default(),
+            refusals: Arc::default(),
+            pipes: Arc::new(AtomicBool::new(true)),
+        };
         *host.daemon.endpoint.lock().unwrap() = Some(EndpointStatus {
             address: format!("127.0.0.1:{port}"),
             domain: "lambda-microvm.eu-test-1.example".into(),
@@ -143,10 +152,15 @@ impl Endpoint {
         }
         if received.headers.contains_key(UPGRADE) {
             let upgrade = hyper::upgrade::on(&mut request);
+            let is_piped = self.pipes.load(Ordering::SeqCst) && line.ends_with("&streams=pipes");
             tokio::spawn(async move {
                 let stream = TokioIo::new(upgrade.await.unwrap());
                 let socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
-                if is_shell { shell(socket).await } else { echo(socket).await }
+                match (is_shell, is_piped) {
+                    (true, true) => piped::serve(socket).await,
+                    (true, false) => shell(socket).await,
+                    _ => echo(socket).await,
+                }
             });
             return switch(&received, is_shell);
         }
@@ -191,7 +205,7 @@ fn switch(request: &Received, is_shell: bool) -> Response<Body> {
     response
 }
 
-type Socket = WebSocketStream<TokioIo<Upgraded>>;
+pub(crate) type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
 async fn echo(mut socket: Socket) {
     while let Some(Ok(message)) = socket.next().await {
@@ -246,7 +260,7 @@ async fn shell(mut socket: Socket) {
     }
 }
 
-async fn exit(socket: &mut Socket, code: usize) {
+pub(crate) async fn exit(socket: &mut Socket, code: usize) {
     // The client may have closed the connection: it has everything it needs.
     drop(socket.send(Message::text(format!(r#"{{"type":"exit","code":{code}}}"#))).await);
     close(socket, CloseCode::Normal, "shell exited").await;

@@ -11,6 +11,8 @@ mod endpoint;
 mod host;
 mod images;
 mod microvms;
+mod piped;
+mod pipes;
 mod relay;
 mod shell;
 mod support;

@@ -1,6 +1,7 @@
 //! The counter as a program.
 //!
 //! `counter ask PATH` sends a request to the running counter beside it: for a shell in a container without any other client.
+//! `counter copy` copies stdin to stdout, and prints to stderr how much it was.
 //!
 //! It listens on `PORT` (8080), after `START_SECONDS` (0). Every `TICK_MILLISECONDS` (0: never) it prints the time, in nanoseconds since
 //! 1970, and a random number: the first lines of a microVM show that the app runs only after the microVM has got its own identity.
@@ -26,6 +27,11 @@ fn main() -> io::Result<()> {
         && verb == "ask"
     {
         return ask(port, path);
+    }
+    if words == ["copy"] {
+        let bytes = io::copy(&mut io::stdin(), &mut io::stdout())?;
+        eprintln!("copied {bytes} bytes");
+        return Ok(());
     }
     println!("counter: starting");
     thread::sleep(Duration::from_secs(number("START_SECONDS", 0)));

@@ -18,6 +18,8 @@ use super::{Agent, App, Container, NOFILE, NOFILE_RAISED};
 use crate::container::job::{Prepare, Run};
 use crate::container::prepare;
 use crate::container::spawn::{Namespaces, PidNamespace, SpawnRequest};
+use crate::generation::{self, Generation};
+use crate::init::console;
 use crate::logs::reader;
 use crate::refusal::{Context as _, Refusal};
 use crate::system::cgroup::{self, Groups};
@@ -45,10 +47,17 @@ impl Agent {
         let groups = groups.or_refuse(
             || "making the app's control groups, for which the guest's kernel needs CONFIG_CGROUPS",
         )?;
+        // Apps run without it, too.
+        match Generation::mount() {
+            Ok(generation) => self.state().generation = Some(generation),
+            Err(error) => console(&format!("hearth-guest: {}: {error}", generation::FOLDER)),
+        }
         let job = Prepare {
             root: request.root,
             all_capabilities: request.all_capabilities,
             hostname: hostname.to_string(),
+            shm_mib: request.shm_mib,
+            keep_etc: request.keep_etc,
         };
         let (stdin, hold) = io::pipe().or_refuse(|| "making a pipe")?;
         let mut started = self.spawner.start(SpawnRequest {
@@ -73,8 +82,12 @@ impl Agent {
         let terminals = terminals.or_refuse(|| "opening the container's terminals")?.into();
         drop(hold);
         let nofile = if request.nofile == 0 { NOFILE } else { request.nofile.min(NOFILE_RAISED) };
+        let raisable = request.nofile_hard == 0 || request.all_capabilities;
+        let nofile_hard =
+            if raisable { NOFILE_RAISED } else { request.nofile_hard.clamp(nofile, NOFILE_RAISED) };
         let all_capabilities = request.all_capabilities;
         let frozen = AtomicBool::new(false);
+        let nofile = (nofile, nofile_hard);
         let container = Container { namespaces, groups, frozen, terminals, all_capabilities, nofile };
         self.state().container = Some(Arc::new(container));
         self.set_network(request.network);
@@ -168,8 +181,8 @@ impl Container {
             first,
             unrestricted: self.all_capabilities,
             all_capabilities,
-            nofile: self.nofile,
-            nofile_hard: if all_capabilities { NOFILE_RAISED } else { self.nofile },
+            nofile: self.nofile.0,
+            nofile_hard: if all_capabilities { NOFILE_RAISED } else { self.nofile.1 },
             terminal: false,
         }
     }

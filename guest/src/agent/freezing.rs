@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Freeze ─► groups frozen ─► output read ─► (log discarded) ─► response    from here on no line is written
-//!   Identify ─► clock, entropy, host name, network, metadata, credentials ─► groups thawed ─► response
+//!   Identify ─► clock, entropy, host name, network, metadata, credentials, generation ─► groups thawed ─► response
 //!   Thaw ─► groups thawed ─► response                                         a snapshot that was not taken
 //! ```
 

@@ -63,6 +63,9 @@ impl Agent {
         }
         self.metadata.set_id(request.microvm_id);
         self.metadata.set_credentials(credentials);
+        if let Some(generation) = &mut self.state().generation {
+            generation.advance().or_refuse(|| "writing the generation")?;
+        }
         // The app is thawed with its new identity. A guest that has just booted has no app yet.
         self.thaw()
     }

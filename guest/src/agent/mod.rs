@@ -34,6 +34,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 
 use crate::container::spawn::{Namespaces, Spawner};
+use crate::generation::Generation;
 use crate::refusal::Refusal;
 use crate::system::cgroup::Groups;
 use crate::system::netlink;
@@ -42,7 +43,7 @@ use crate::{dns, logs, metadata};
 
 /// Limit of open files if Configure sets none.
 const NOFILE: u64 = 1024;
-/// Hard limit of open files in a container with all capabilities (the kernel's `fs.nr_open`).
+/// Hard limit of open files, unless Configure sets a lower one (the kernel's `fs.nr_open`).
 const NOFILE_RAISED: u64 = 1 << 20;
 
 /// The agent: the state that all connections of the host share.
@@ -62,6 +63,8 @@ struct State {
     container: Option<Arc<Container>>,
     app: Option<Arc<App>>,
     network: Option<Network>,
+    /// The number that changes with each restore; none if its file could not be made.
+    generation: Option<Generation>,
 }
 
 /// The container, once it is configured.
@@ -75,7 +78,8 @@ struct Container {
     /// The container's `/dev/pts`, where terminals are made.
     terminals: OwnedFd,
     all_capabilities: bool,
-    nofile: u64,
+    /// Soft and hard limit of open files.
+    nofile: (u64, u64),
 }
 
 /// The app, once it has been started.

@@ -14,6 +14,12 @@ pub struct Prepare {
     /// The container's host name.
     #[prost(string, tag = "3")]
     pub hostname: String,
+    /// Size of `/dev/shm` in MiB; 0 for half of the memory.
+    #[prost(uint64, tag = "4")]
+    pub shm_mib: u64,
+    /// Whether the image's own `/etc/resolv.conf`, `hosts` and `hostname` stay.
+    #[prost(bool, tag = "5")]
+    pub keep_etc: bool,
 }
 
 /// Become a program.

@@ -11,12 +11,18 @@ use libc::{MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY};
 
 use super::files;
 use super::job::Prepare;
+use crate::generation;
 use crate::refusal::{Context as _, Refusal};
 use crate::system::devices::Device;
 use crate::system::{c_string, check, mounts, namespaces};
 
 /// Where the agent mounts the disk, and the memory over it, in its own mount namespace: folders that `init` makes.
 pub const FOLDER: &str = "/run/hearth";
+
+/// Folder of the container with what the agent says to apps in files, read-only.
+const SHARED: &str = "/run/hearth";
+/// Folder through which it gets there.
+const PASSAGE: &str = "dev/.hearth";
 
 /// Devices that every container has: name, major and minor number (Linux, Documentation/admin-guide/devices.txt).
 const DEVICES: [(&str, u32, u32); 6] =
@@ -82,15 +88,42 @@ pub fn prepare(job: &Prepare) -> Result<(), Refusal> {
     // SAFETY: takes no pointer. Modes of files have to be applied unmasked.
     unsafe { libc::umask(0) };
     let root = mount_root(disk)?;
-    mount_system(&root, job.all_capabilities).or_refuse(|| "mounting the container's file systems")?;
+    mount_system(&root, job).or_refuse(|| "mounting the container's file systems")?;
     let devices = if job.all_capabilities { disks() } else { Ok(Vec::new()) };
+    let shared = share_generation(&root);
     mounts::pivot_root(&root).or_refuse(|| "entering the container's root")?;
+    // An image may have anything in the folder's place. Apps run without it, too.
+    let _ = shared.and_then(|()| show_generation());
     make_devices(job.all_capabilities).or_refuse(|| "making the container's devices")?;
     for (name, device) in devices.or_refuse(|| "looking for disks")? {
         make_node(&format!("dev/{name}"), libc::S_IFBLK | 0o600, device).or_refuse(|| "making disks")?;
     }
     // Not before pivot_root: inside the container, its symbolic links cannot lead outside.
-    files::write_missing(Path::new("/"), &job.hostname).or_refuse(|| "writing files to the container's /etc")
+    files::write(Path::new("/"), &job.hostname, job.keep_etc)
+        .or_refuse(|| "writing files to the container's /etc")
+}
+
+/// Mounts the generation's file system in the container's `/dev`, from where it can be moved once the container's own links
+/// count.
+fn share_generation(root: &Path) -> io::Result<()> {
+    let passage = root.join(PASSAGE);
+    fs::create_dir(&passage)?;
+    mounts::bind(generation::FOLDER, &passage)?;
+    mounts::make_read_only(&passage)
+}
+
+/// Moves it to where apps look for it.
+fn show_generation() -> io::Result<()> {
+    let passage = Path::new("/").join(PASSAGE);
+    let moved = DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(SHARED)
+        .and_then(|()| mounts::move_mount(&passage, SHARED));
+    if moved.is_err() {
+        mounts::unmount(&passage, libc::MNT_DETACH)?;
+    }
+    fs::remove_dir(&passage).and(moved)
 }
 
 /// Sets the host name of this UTS namespace.
@@ -146,7 +179,8 @@ fn mount_root(disk: &RootDisk) -> Result<PathBuf, Refusal> {
     Ok(path("root"))
 }
 
-fn mount_system(root: &Path, all_capabilities: bool) -> io::Result<()> {
+fn mount_system(root: &Path, job: &Prepare) -> io::Result<()> {
+    let all_capabilities = job.all_capabilities;
     let hardened = MS_NOSUID | MS_NODEV | MS_NOEXEC;
     for folder in ["proc", "sys", "dev"] {
         make_folder(&root.join(folder), 0o755)?;
@@ -157,7 +191,8 @@ fn mount_system(root: &Path, all_capabilities: bool) -> io::Result<()> {
     }
     let terminals = "newinstance,ptmxmode=0666,mode=620,gid=5";
     mounts::mount("devpts", root.join("dev/pts"), "devpts", MS_NOSUID | MS_NOEXEC, terminals)?;
-    mounts::mount("shm", root.join("dev/shm"), "tmpfs", hardened, "mode=1777,size=65536k")?;
+    let size = if job.shm_mib == 0 { "50%".to_owned() } else { format!("{}m", job.shm_mib) };
+    mounts::mount("shm", root.join("dev/shm"), "tmpfs", hardened, &format!("mode=1777,size={size}"))?;
     mounts::mount("mqueue", root.join("dev/mqueue"), "mqueue", hardened, "")?;
     let read_only = if all_capabilities { 0 } else { MS_RDONLY };
     mounts::mount("sysfs", root.join("sys"), "sysfs", hardened | read_only, "")?;

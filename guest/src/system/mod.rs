@@ -7,6 +7,7 @@ pub mod namespaces;
 pub mod netlink;
 pub mod reaper;
 pub mod sockets;
+pub mod sysctl;
 pub mod vsock;
 pub mod wipe;
 

@@ -103,6 +103,47 @@ fn a_restored_app_runs_only_once_the_guest_knows_who_it_is() {
 }
 
 #[test]
+fn an_app_finds_another_generation_before_it_goes_on() {
+    let Some(metal) = Metal::find() else { return };
+    let mut guest = Machine::new(&metal).boot();
+    guest.done(Operation::Identify(identity("build", now())));
+    probe::copy_to(&guest);
+    guest.start(probe::command("the_generation_each_millisecond"));
+    let seen = |line: &[u8]| {
+        let line = String::from_utf8_lossy(line).into_owned();
+        let mut words = line.strip_prefix("seen ")?.split(' ');
+        let name = words.next()?.to_owned();
+        assert_eq!(words.clone().next()?.len(), 20, "{line}");
+        Some((name, words.next()?.parse::<u64>().ok()?, words.next()?.parse::<u64>().ok()?))
+    };
+    let mut logs = guest.logs(0);
+    let built = loop {
+        let record = logs.next();
+        match seen(&record.line) {
+            Some((name, number, 0)) if name == "build" => break number,
+            other => assert_eq!(other, None, "{record:?}"),
+        }
+    };
+    let last = freeze(&mut guest, false).last_log;
+    logs.acknowledge(last);
+    while guest.status().acknowledged_log < last {}
+    let mut guest = guest.save_and_restore();
+    let mut logs = guest.logs(last);
+    guest.done(Operation::Identify(identity("clone", now())));
+    loop {
+        let (name, number, events) = seen(&logs.next().line).unwrap();
+        if name == "clone" {
+            assert_eq!(number, built + 1, "the app went on and saw the generation of before");
+            if events == 1 {
+                break;
+            }
+        }
+    }
+    assert_eq!(guest.sh("cat /run/hearth/generation"), format!("{:020}\n", built + 1));
+    guest.power_off();
+}
+
+#[test]
 fn a_frozen_app_can_be_thawed_as_who_it_was() {
     let Some(metal) = Metal::find() else { return };
     let mut guest = Machine::new(&metal).boot();

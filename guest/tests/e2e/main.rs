@@ -16,6 +16,7 @@ mod container;
 mod freezing;
 mod hooks;
 mod identity;
+mod limits;
 mod logs;
 mod probe;
 mod processes;

@@ -1,7 +1,9 @@
 //! Tests that run inside a container: this test binary is copied there.
 
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsRawFd as _, FromRawFd as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hearth_proto::guest::v1::{Process, open_exec};
@@ -22,7 +24,12 @@ pub(crate) fn copy_to(guest: &Guest) {
 
 /// The command that runs one of the tests below in the container.
 pub(crate) fn command(test: &str) -> Process {
-    process(&[PATH, "--ignored", "--exact", "--nocapture", "--test-threads=1", &format!("probe::{test}")])
+    command_of(&format!("probe::{test}"))
+}
+
+/// The command that runs this test in the container, by its whole name.
+pub(crate) fn command_of(test: &str) -> Process {
+    process(&[PATH, "--ignored", "--exact", "--nocapture", "--test-threads=1", test])
 }
 
 /// Runs one of the tests below in the container.
@@ -44,6 +51,43 @@ fn vsock_is_refused_and_other_sockets_are_not() {
     assert_eq!(socket(libc::AF_VSOCK).unwrap_err().raw_os_error(), Some(libc::EAFNOSUPPORT));
     socket(libc::AF_INET).unwrap();
     socket(libc::AF_UNIX).unwrap();
+}
+
+/// Prints lines for ever: the guest's host name, the generation in a mapping of its file, and how many times the file was modified.
+#[test]
+#[ignore = "runs in a container"]
+fn the_generation_each_millisecond() {
+    const PATH: &str = "/run/hearth/generation";
+    let refused = File::options().write(true).open(PATH).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::ReadOnlyFilesystem);
+    let file = File::open(PATH).unwrap();
+    let length = usize::try_from(file.metadata().unwrap().len()).unwrap();
+    // SAFETY: the mapping is only read, and stays until the process ends.
+    let map = unsafe {
+        libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0)
+    };
+    assert_ne!(map, libc::MAP_FAILED, "{}", io::Error::last_os_error());
+    let path = CString::new(PATH).unwrap();
+    // SAFETY: takes no pointer.
+    let watch = unsafe { libc::inotify_init1(libc::IN_NONBLOCK) };
+    // SAFETY: the pointer is to a string that lives until the call returns.
+    assert!(watch >= 0 && unsafe { libc::inotify_add_watch(watch, path.as_ptr(), libc::IN_MODIFY) } >= 0);
+    // SAFETY: nobody else has this descriptor.
+    let mut watch = unsafe { File::from_raw_fd(watch) };
+    let mut events = 0;
+    loop {
+        events += match watch.read(&mut [0; 16]) {
+            Ok(16) => 1,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            other => panic!("{other:?}"),
+        };
+        let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+        // SAFETY: the mapping has as many bytes; whoever writes them does so while this process is frozen.
+        let text = unsafe { std::slice::from_raw_parts(map.cast::<u8>(), length) }.to_vec();
+        let text = String::from_utf8(text).unwrap();
+        println!("seen {} {} {events}", name.trim(), text.strip_suffix('\n').unwrap());
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Prints lines for ever: the guest's host name, its time, and a random number.

@@ -14,6 +14,7 @@ use proto::request::Operation;
 use proto::response::Result as Response;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio::time::{Duration, sleep};
 
@@ -141,6 +142,13 @@ impl Line {
         self.send(&proto::ExecOutput { event: Some(event) }).await
     }
 
+    /// The directions of the connection, for a process whose input and output flow at the same time.
+    #[must_use]
+    pub fn split(self) -> (Reader, Writer) {
+        let (reader, writer) = self.stream.into_split();
+        (Reader(reader), Writer(writer))
+    }
+
     /// Shows only this fault from now on. Returns when the agent is done with the connection.
     pub async fn strike(mut self, fault: Fault) {
         let prefix = NEVER_WHOLE.to_le_bytes();
@@ -190,6 +198,34 @@ impl Line {
     /// Reads and discards until the client has closed its side.
     async fn drain(&mut self) {
         let _ = tokio::io::copy(&mut self.stream, &mut tokio::io::sink()).await;
+    }
+}
+
+/// The direction from the client.
+#[derive(Debug)]
+pub struct Reader(OwnedReadHalf);
+
+/// The direction to the client.
+#[derive(Debug)]
+pub struct Writer(OwnedWriteHalf);
+
+impl Reader {
+    /// Receives a message.
+    ///
+    /// # Errors
+    /// [`FrameError`]
+    pub async fn receive<M: Framed>(&mut self) -> Result<M, FrameError> {
+        receive(&mut self.0).await
+    }
+}
+
+impl Writer {
+    /// Sends an event of a process.
+    ///
+    /// # Errors
+    /// [`FrameError`]
+    pub async fn output(&mut self, event: proto::exec_output::Event) -> Result<(), FrameError> {
+        write(&mut self.0, &proto::ExecOutput { event: Some(event) }).await
     }
 }
 

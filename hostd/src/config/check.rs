@@ -158,6 +158,9 @@ impl Config {
         problems.unless(builder.vcpus > 0, "builder.vcpus", "write at least 1");
         problems.unless(builder.time_seconds > 0, "builder.time_seconds", "write at least 1");
         problems.unless(builder.concurrent > 0, "builder.concurrent", "write at least 1");
+        for why in builder.mirrors().filter_map(Result::err) {
+            problems.add("builder.registry_mirrors", why);
+        }
         for name in self.quotas.rates.keys() {
             let key = format!("quotas.rates.{name}");
             problems.unless(Operation::named(name).is_some(), &key, "there is no such operation");
@@ -310,6 +313,7 @@ mod tests {
             ("default_maximum_duration_seconds = 28801", "default_maximum_duration_seconds"),
             ("[builder]\nvcpus = 0", "builder.vcpus"),
             ("[builder]\nmemory_max_mib = 0", "builder.memory_max_mib"),
+            ("[builder]\nregistry_mirrors = [\"mirror.example\"]", "builder.registry_mirrors"),
             ("[quotas.rates]\nRunMicroVM = { per_second = 1 }", "quotas.rates.RunMicroVM"),
             ("[access]\nlocal_account = \"1\"", "access"),
             ("[[access.keys]]\nid = \"HKa\"\nsecret = \"short\"", "access.keys"),

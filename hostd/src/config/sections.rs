@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hearth_image_builder::build::mirrors::RegistryMirror;
 use hearth_image_builder::build::settings::BuilderLimits;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -105,7 +106,7 @@ impl QuotasConfig {
 }
 
 /// Builds of images.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BuilderConfig {
     /// Memory in MiB that the microVM that builds has for images of every memory class. For larger classes it has that of the class.
@@ -124,6 +125,9 @@ pub struct BuilderConfig {
     /// Builds that run at a time on this host; others wait.
     #[schemars(range(min = 1))]
     pub concurrent: usize,
+    /// Mirrors that builds ask for images of Docker Hub, one after the other, before Docker Hub itself: `https://HOST[:PORT]`, or `http://HOST[:PORT]`
+    /// for one without TLS. Builds reach them as guests do: `network.allowed` names those at private addresses.
+    pub registry_mirrors: Vec<String>,
 }
 
 impl Default for BuilderConfig {
@@ -135,6 +139,7 @@ impl Default for BuilderConfig {
             vcpus: limits.vcpus,
             time_seconds: limits.time.as_secs(),
             concurrent: 2,
+            registry_mirrors: Vec::new(),
         }
     }
 }
@@ -149,6 +154,14 @@ impl BuilderConfig {
             vcpus: self.vcpus,
             time: Duration::from_secs(self.time_seconds),
         }
+    }
+
+    /// Each mirror, or what is wrong with it.
+    pub fn mirrors(&self) -> impl Iterator<Item = Result<RegistryMirror, String>> {
+        let mirror = |url: &String| {
+            RegistryMirror::parse(url).map_err(|error| format!("{url:?} is no mirror: {error}"))
+        };
+        self.registry_mirrors.iter().map(mirror)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use hearth_host::roles::RoleProvider;
 use hearth_image_builder::artifact::{Fetcher, WorkerConfig};
-use hearth_image_builder::build::settings::BuilderLimits;
+use hearth_image_builder::build::settings::{AppLimits, BuilderLimits};
 use hearth_image_builder::build::{Builder, Settings as BuilderSettings, sweep};
 use hearth_model::shape::Burst;
 
@@ -184,6 +184,12 @@ async fn open_builder(
         resolvers,
         limits: config.limits,
         builder: limits,
+        app: match Profile::from(config.profile) {
+            Profile::Default => AppLimits::Docker,
+            Profile::AwsStrict => AppLimits::Aws,
+        },
+        // The configuration was checked.
+        registry_mirrors: config.builder.mirrors().filter_map(Result::ok).collect(),
     };
     if ["https_proxy", "HTTPS_PROXY"].iter().any(|name| std::env::var_os(name).is_some()) {
         tracing::warn!("HTTPS_PROXY is set: fetches of artifacts do not use it");

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use hearth_host::agent::exec::{Events, Stdin};
+pub use hearth_host::shell::Streams;
 use hearth_model::build::ImageBuild;
 use hearth_model::hooks::{Hook, HookOutcome, Hooks};
 use hearth_model::id::{AccountId, MicrovmId};
@@ -187,8 +188,8 @@ pub trait Guest: Send + Sync + std::fmt::Debug {
     /// Connects to a port of the app.
     async fn connect(&self, port: u16) -> Result<Box<dyn Connection>, ConnectError>;
 
-    /// Starts a program on a terminal of its own in the app's container, as root; a login shell where `command` is empty.
-    async fn shell(&self, command: &[String]) -> Result<(Stdin, Events), ConnectError>;
+    /// Starts a program with these streams in the app's container, as root; a login shell where `command` is empty.
+    async fn shell(&self, command: &[String], streams: Streams) -> Result<(Stdin, Events), ConnectError>;
 
     /// Waits until the microVM has exited without a request. Pending for ever once the microVM was suspended or
     /// discarded.

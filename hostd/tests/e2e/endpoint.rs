@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use futures_util::{SinkExt as _, StreamExt as _};
 use hearth_proto::microvms::v1::MicrovmState::{Running, Suspended};
 use hearth_proto::microvms::v1::{IdlePolicy, MicrovmState};
+use tokio_tungstenite::tungstenite::protocol::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::support::api::request;
 use crate::support::endpoint::Endpoint;
@@ -78,6 +81,15 @@ async fn an_app_answers_at_its_endpoint_and_wakes_up_for_a_request() {
         (format!("request {last} of this microVM's life\r\n"), 0)
     );
 
+    // With pipes, its bytes pass as they are, and its input ends.
+    let bytes: Vec<u8> =
+        (0..2_u32 << 20).flat_map(|number| number.wrapping_mul(0x9e37_79b9).to_le_bytes()).collect();
+    let piped = endpoint.pipe(&["/counter", "copy"], &bytes).await;
+    assert!(piped.stdout == bytes, "{} of {} bytes", piped.stdout.len(), bytes.len());
+    assert_eq!((piped.stderr.as_str(), piped.code), ("copied 8388608 bytes\n", Some(0)));
+    let piped = endpoint.pipe(&["/absent"], b"").await;
+    assert_eq!((piped.stderr.as_str(), piped.code), ("no such file: /absent\n", Some(127)));
+
     // Another daemon takes over; tokens stay valid.
     daemon.kill();
     daemon.restart(None).await;
@@ -93,6 +105,22 @@ async fn an_app_answers_at_its_endpoint_and_wakes_up_for_a_request() {
         until("it is suspended", async || (state(&daemon, id).await == Suspended).then_some(())).await;
         assert_eq!(endpoint.count().await, last + 5);
     }
+    // A suspend ends a program's connection, which nobody takes for its exit.
+    let mut socket = endpoint.pipes(&["/counter", "copy"]).await;
+    socket.send(Message::binary(&b"\0x\n"[..])).await.unwrap();
+    until("the program runs", async || {
+        let message = socket.next().await.unwrap().unwrap();
+        (message == Message::binary(&b"\x01x\n"[..])).then_some(())
+    })
+    .await;
+    daemon.suspend(id).await.unwrap();
+    daemon.wait(id, Suspended).await;
+    let rest: Vec<_> = socket.filter_map(async |message| message.ok()).collect().await;
+    assert!(!rest.iter().any(|message| message.is_text()), "no exit status: {rest:?}");
+    assert!(
+        matches!(rest.last(), Some(Message::Close(Some(frame))) if frame.code == CloseCode::Error),
+        "{rest:?}"
+    );
     daemon.terminate(id).await.unwrap();
     daemon.ended(id).await;
     assert_eq!(endpoint.get("/").await, (502, String::new()));

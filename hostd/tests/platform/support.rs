@@ -22,7 +22,7 @@ use hearth_hostd::platform::{LogTarget, Spec};
 use hearth_hostd::pool::PoolConfig;
 use hearth_image_builder::artifact::{ArtifactConfig, Fetcher, WorkerConfig, zip};
 use hearth_image_builder::build::event::Sink;
-use hearth_image_builder::build::settings::BuilderLimits;
+use hearth_image_builder::build::settings::{AppLimits, BuilderLimits};
 use hearth_image_builder::build::uids::OwnUserIds;
 use hearth_image_builder::build::{BuildRequest, Builder, Platform as Variables, Settings};
 use hearth_model::build::ImageBuild;
@@ -294,6 +294,8 @@ async fn build((vmm, program): (PathBuf, PathBuf), catalogue: PathBuf, examples:
         resolvers: Resolvers::new(DnsConfig::default()),
         limits: LimitsConfig::default(),
         builder: BuilderLimits { memory_mib: 1536, ..BuilderLimits::default() },
+        app: AppLimits::default(),
+        registry_mirrors: Vec::new(),
     };
     let archive = data.join("counter.zip");
     zip::pack(&examples.join("counter"), fs::File::create_new(&archive).unwrap()).unwrap();

@@ -28,6 +28,7 @@ use super::event::{LogStream, Step};
 use super::identity::{Identity, random_id};
 use super::lines::Lines;
 use super::memory::{self, Victims};
+use super::mirrors;
 use super::progress::{Failure, Output, is_full};
 use super::pull;
 use super::request::BuildRequest;
@@ -43,10 +44,17 @@ const PREPARE: &str = include_str!("scripts/prepare.sh");
 const BUILD: &str = include_str!("scripts/build.sh");
 const DESCRIBE: &str = include_str!("scripts/describe.sh");
 const DISK: &str = include_str!("scripts/disk.sh");
+const OPENSSL: &str = include_str!("scripts/openssl.pl");
 const LEAVE: &str = include_str!("scripts/leave.sh");
 
 /// Folder of the build context in the guest.
 const CONTEXT: &str = "/var/lib/hearth/context";
+/// Where the provider of OpenSSL, and the script that gives it to the image, are unpacked in the guest.
+const OPENSSL_FOLDER: &str = "/run";
+/// Bytes of the longest path, and one (`PATH_MAX` of Linux).
+const PATH_MAX: usize = 4096;
+/// How lines of scripts that are for the build's log begin.
+const WARNING: &[u8] = b"warning: ";
 /// Exit status of the scripts when a disk is full (`ENOSPC`).
 const FULL: u32 = 28;
 /// Room in bytes for dockerd's folder, in addition to the root disk's size.
@@ -125,9 +133,8 @@ impl Job<'_> {
                 root: Some(root),
                 network: stage.guest_network(),
                 all_capabilities: true,
-                nofile: 0,
                 hostname: "builder".into(),
-                metadata: None,
+                ..proto::Configure::default()
             })
             .await?;
         // The guest has booted with a clock in 1970, and without entropy.
@@ -139,7 +146,9 @@ impl Job<'_> {
         control.identify(who.message(&stage)?).await?;
         // The app does nothing: the work is done by processes beside it.
         control.start_app(process(&["/bin/sleep", "infinity"])).await?;
-        self.script(&stage, PREPARE, &[], &mut |_, _| {}).await?.success("preparing the builder's disks")?;
+        let hosts = mirrors::hosts_file(&self.host.settings.registry_mirrors);
+        let prepared = self.script(&stage, PREPARE, &[&hosts], &mut |_, _| {}).await?;
+        prepared.success("preparing the builder's disks")?;
         self.feed(&stage).await?;
         Ok((stage, control))
     }
@@ -248,7 +257,16 @@ impl Job<'_> {
             described.success("reading what the container image says")?.as_bytes(),
             self.request,
         )?;
-        let written = self.script(stage, DISK, &[DISK_ID], &mut |_, _| {}).await?;
+        stage.agent().unpack(OPENSSL_FOLDER, &*self.openssl()?).await?;
+        // One that is longer than a path can be is none.
+        let configuration = app.variable("OPENSSL_CONF").unwrap_or_default();
+        let configuration = if configuration.len() < PATH_MAX { configuration } else { "-" };
+        let mut on_line = |source: LogSource, line: &[u8]| {
+            if source == LogSource::Stdout && line.starts_with(WARNING) {
+                self.host.sink.log(LogStream::Build, source, line);
+            }
+        };
+        let written = self.script(stage, DISK, &[DISK_ID, configuration], &mut on_line).await?;
         if written.exit.code == FULL || is_full(written.errors.as_bytes()) {
             let size = self.request.memory.disk_bytes() >> 30;
             let detail = format!(
@@ -257,11 +275,34 @@ impl Job<'_> {
             );
             return Err(BuildError::explained(FailureCode::DiskStorageFull, &detail));
         }
-        let bytes = written.success("writing the root disk")?;
-        let code_bytes = bytes.trim().parse();
+        let said = written.success("writing the root disk")?;
+        let bytes = said.lines().last().unwrap_or_default();
+        let code_bytes = bytes.parse();
         let code_bytes = code_bytes
             .map_err(|_| BuildError::Platform(format!("the builder counted {bytes:?} bytes of files")))?;
         Ok(Container { app, code_bytes })
+    }
+
+    /// The archive of what has the image's OpenSSL ask the kernel for random numbers. A base of an earlier release has no provider.
+    fn openssl(&self) -> Result<Vec<u8>, BuildError> {
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut add = |name: &str, content: &[u8]| {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o644);
+            // The agent gives files the owner and the time that the archive says.
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(0);
+            archive.append_data(&mut header, name, content)
+        };
+        let packed = |error| BuildError::Platform(format!("packing the provider of OpenSSL: {error}"));
+        add("openssl.pl", OPENSSL.as_bytes()).map_err(packed)?;
+        if let Some(path) = self.base.openssl() {
+            let provider = std::fs::read(&path).map_err(file("reading", &path))?;
+            add("openssl.so", &provider).map_err(packed)?;
+        }
+        archive.into_inner().map_err(packed)
     }
 
     /// Powers the builder off, and keeps its layers for the next build of the image.

@@ -10,6 +10,7 @@
 //! * `stage` – a microVM with a network, for one step
 //! * [`uids`] – user ids of monitors; `record` – what of a step's microVM lies outside its folder
 //! * `container` – the Dockerfile in the builder microVM; `config` – the container image's configuration
+//! * [`mirrors`] – where images are asked for before Docker Hub
 //! * `progress` – which step of the Dockerfile fails, and why; `pull` – images that cannot be pulled; `memory` – processes that are
 //!   killed because there is no memory left
 //! * `snapshot`, `validate`, `trial` – the app's own microVMs; `identity` – their identities
@@ -21,6 +22,7 @@ pub mod event;
 mod identity;
 mod lines;
 mod memory;
+pub mod mirrors;
 mod pipeline;
 mod progress;
 mod pull;

@@ -11,6 +11,7 @@ use hearth_host::network::Networks;
 use hearth_model::shape::MemoryClass;
 use hearth_vmm_jail::JailConfig;
 
+use super::mirrors::RegistryMirror;
 use super::uids::UserIds;
 
 /// The host's settings for builds.
@@ -36,6 +37,30 @@ pub struct Settings {
     pub limits: LimitsConfig,
     /// Limits of the builder microVM.
     pub builder: BuilderLimits,
+    /// Limits of the apps in images.
+    pub app: AppLimits,
+    /// What is asked for an image of Docker Hub before Docker Hub is.
+    pub registry_mirrors: Vec<RegistryMirror>,
+}
+
+/// Limits of an app that are made when its container is: images keep those that they were built with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AppLimits {
+    /// Those of a container of Docker: 1024 open files, which anybody raises, and half of the memory in `/dev/shm`.
+    #[default]
+    Docker,
+    /// Those that were measured at AWS: 1024 open files, which only an app with all capabilities raises, and 64 MiB in `/dev/shm`.
+    Aws,
+}
+
+impl AppLimits {
+    /// Open files at most, and MiB of `/dev/shm`, where they are not the agent's own: 0 then (`Configure` of agent.proto).
+    pub(super) fn files_and_shm_mib(self) -> (u64, u64) {
+        match self {
+            Self::Docker => (0, 0),
+            Self::Aws => (1024, 64),
+        }
+    }
 }
 
 /// Limits of a build.

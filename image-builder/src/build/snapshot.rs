@@ -91,14 +91,16 @@ impl Job<'_> {
             file_system: "ext4".into(),
             overlay_in_memory: false,
         };
+        let (nofile_hard, shm_mib) = self.host.settings.app.files_and_shm_mib();
         control
             .configure(proto::Configure {
                 root: Some(root),
                 network: stage.guest_network(),
                 all_capabilities: self.request.all_capabilities,
-                nofile: 0,
-                hostname: String::new(),
-                metadata: None,
+                nofile_hard,
+                shm_mib,
+                keep_etc: self.app.keeps_etc(),
+                ..proto::Configure::default()
             })
             .await?;
         // The guest has booted with a clock in 1970, and without entropy.

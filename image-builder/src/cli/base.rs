@@ -34,6 +34,9 @@ struct Build {
     /// The program hearth-guest: static, for arm64
     #[arg(long, value_name = "FILE")]
     guest: PathBuf,
+    /// The provider of OpenSSL that images get, libhearth_openssl.so: for arm64
+    #[arg(long, value_name = "FILE")]
+    openssl: PathBuf,
     /// The guest's kernel: an arm64 Image with everything built in, or `debian` for Debian's packaged one
     #[arg(long, value_name = "FILE|debian")]
     kernel: KernelSource,
@@ -162,6 +165,7 @@ impl Build {
         let (recipe, sources) = self.packages.resolve()?;
         let request = Request {
             guest: self.guest.clone(),
+            openssl: self.openssl.clone(),
             kernel: self.kernel.clone(),
             recipe,
             sources,

@@ -13,7 +13,8 @@ use hearth_host::limits::LimitsConfig;
 use hearth_host::network::{NetworkConfig, Networks};
 use hearth_host::roles::{RoleProvider, RolesConfig};
 use hearth_image_builder::artifact::{ArtifactConfig, Fetcher, WorkerConfig, zip};
-use hearth_image_builder::build::settings::BuilderLimits;
+use hearth_image_builder::build::mirrors::RegistryMirror;
+use hearth_image_builder::build::settings::{AppLimits, BuilderLimits};
 use hearth_image_builder::build::uids::OwnUserIds;
 use hearth_image_builder::build::{Builder, Settings};
 use hearth_vmm_jail::JailConfig;
@@ -50,6 +51,8 @@ struct BuilderConfig {
     vcpus: u32,
     /// Longest time of a build, in seconds.
     time_seconds: u64,
+    /// Mirrors that are asked before Docker Hub: URLs.
+    registry_mirrors: Vec<String>,
 }
 
 impl Default for BuilderConfig {
@@ -60,6 +63,7 @@ impl Default for BuilderConfig {
             memory_max_mib: limits.memory_max_mib,
             vcpus: limits.vcpus,
             time_seconds: limits.time.as_secs(),
+            registry_mirrors: Vec::new(),
         }
     }
 }
@@ -95,6 +99,12 @@ impl HostOptions {
             vcpus: config.builder.vcpus,
             time: Duration::from_secs(config.builder.time_seconds),
         };
+        let mirror = |url: &String| {
+            RegistryMirror::parse(url)
+                .map_err(|error| anyhow!("builder.registry_mirrors: {url:?} is no mirror: {error}"))
+        };
+        let registry_mirrors =
+            config.builder.registry_mirrors.iter().map(mirror).collect::<Result<_, _>>()?;
         let worker = WorkerConfig {
             network: config.network.clone(),
             processor_seconds: config.builder.time_seconds,
@@ -111,6 +121,8 @@ impl HostOptions {
             resolvers: Resolvers::new(config.dns),
             limits: config.limits,
             builder: limits,
+            app: AppLimits::default(),
+            registry_mirrors,
         };
         let fetcher = Fetcher::new(config.artifacts)?.with_worker(worker);
         let roles = Arc::new(RoleProvider::new(config.roles)?);

@@ -52,7 +52,17 @@ pub struct App {
     pub container: BTreeMap<String, serde_json::Value>,
 }
 
+/// The label of images that keep their own `/etc/resolv.conf`, `hosts` and `hostname`.
+const KEEP_ETC: &str = "hearth.keep-etc";
+
 impl App {
+    /// Whether the image keeps its own `/etc/resolv.conf`, `hosts` and `hostname`: it has the label `hearth.keep-etc=true`.
+    #[must_use]
+    pub fn keeps_etc(&self) -> bool {
+        let labels = self.container.get("Labels");
+        labels.and_then(|labels| labels.get(KEEP_ETC)).is_some_and(|value| value == "true")
+    }
+
     /// The process with which the agent starts the app.
     #[must_use]
     pub fn process(&self) -> proto::Process {
@@ -62,6 +72,12 @@ impl App {
             working_directory: self.working_directory.clone(),
             user: self.user.clone(),
         }
+    }
+
+    /// The value of an environment variable.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        self.environment.iter().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='))
     }
 }
 

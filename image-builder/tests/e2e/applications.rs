@@ -2,7 +2,9 @@
 
 use std::fs;
 
+use hearth_host::agent::exec::Event;
 use hearth_host::network::Egress;
+use hearth_host::shell::{self, Streams};
 use hearth_image_builder::build::{LogStream, Step};
 use hearth_image_builder::image::MANIFEST;
 use hearth_model::hooks::Hooks;
@@ -78,7 +80,8 @@ async fn a_static_binary_becomes_an_image_and_microvms_go_on_where_it_was() {
 #[tokio::test]
 async fn a_python_application_becomes_an_image_and_keeps_its_notes() {
     let Some(site) = Site::new() else { return };
-    let request = site.request(&site.metal.examples.join("notes"), "notes");
+    let mut request = site.request(&site.metal.examples.join("notes"), "notes");
+    request.environment.insert("PATH".into(), "/srv/notes/bin:/usr/local/bin:/usr/bin:/bin".into());
     let (built, events) = site.build(&request).await;
     let image = built.unwrap();
     let app = &image.manifest().app;
@@ -98,6 +101,27 @@ async fn a_python_application_becomes_an_image_and_keeps_its_notes() {
     );
     assert_eq!(ask(&trial, "POST /notes").await.0, 201);
     assert_eq!(ask(&trial, "GET /count").await.1, "1\n");
+
+    // Debian's profile sets PATH anew, for root with more folders; a login shell, which is root's, has the image's in front.
+    for streams in [Streams::Pipes, Streams::Terminal] {
+        let (mut stdin, mut events) = trial.agent().exec(shell::program(&[], streams)).await.unwrap();
+        stdin.write(b"echo \"PATH is $PATH\"; exit 4\n").await.unwrap();
+        let mut shown = Vec::new();
+        let exit = loop {
+            match events.next().await.unwrap() {
+                Event::Stdout(bytes) | Event::Stderr(bytes) => shown.extend(bytes),
+                Event::Exited(exit) => break exit,
+            }
+        };
+        let shown = String::from_utf8(shown).unwrap();
+        assert!(
+            shown.contains(
+                "PATH is /srv/notes/bin:/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+            ),
+            "{shown}"
+        );
+        assert_eq!(exit.code, 4, "{shown}");
+    }
 }
 
 #[tokio::test]

@@ -141,3 +141,66 @@ async fn clones_have_neither_the_builds_credentials_nor_its_time_nor_its_chance(
     }
     site.assert_clean();
 }
+
+/// Draws random numbers of OpenSSL in one thread, before the snapshot and at each request, and watches the generation.
+const DRAWING: &str = r#"
+import ctypes, http.server, mmap, os, select, ssl
+PATH = "/run/hearth/generation"
+IN_MODIFY = 2
+libc = ctypes.CDLL(None)
+watch = libc.inotify_init()
+libc.inotify_add_watch(watch, PATH.encode(), IN_MODIFY)
+with open(PATH, "rb") as file:
+    mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def answer(self, text):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(text.encode())
+    def do_GET(self):
+        changed = bool(select.select([watch], [], [], 0)[0])
+        self.answer(f"{ssl.RAND_bytes(16).hex()} {changed} {mapped[:].decode().strip()}")
+    def do_POST(self):
+        self.answer("")
+    def log_message(self, *words):
+        pass
+ssl.create_default_context()
+print("drew", ssl.RAND_bytes(16).hex(), mapped[:].decode(), flush=True)
+http.server.HTTPServer(("0.0.0.0", 8080), Handler).serve_forever()
+"#;
+
+#[tokio::test]
+async fn clones_draw_no_number_of_openssl_twice_and_find_another_generation() {
+    let Some(site) = Site::new() else { return };
+    let context = site.dockerfile(
+        "drawing",
+        "FROM hearth/python:3.13\nCOPY app.py /\nCOPY libcrypto.so.1.1 /opt/\n\
+         RUN apt-get --version && ! ls /usr/lib/hearth\nENTRYPOINT [\"python3\", \"/app.py\"]\n",
+    );
+    fs::write(context.join("app.py"), DRAWING).unwrap();
+    let old = "\x7fELF OpenSSL 1.1.1w  11 Sep 2023\0OPENSSLDIR: \"/usr/lib/ssl\"\0";
+    fs::write(context.join("libcrypto.so.1.1"), old).unwrap();
+    let (built, events) = site.build(&site.request(&context, "drawing")).await;
+    let image = built.unwrap();
+    let warnings = events.lines(LogStream::Build);
+    let warnings: Vec<_> = warnings.iter().filter(|line| line.starts_with("warning: ")).collect();
+    assert!(
+        matches!(warnings.as_slice(), [one] if one.contains(" /opt/libcrypto.so.1.1 (OpenSSL 1.1.1w) ")),
+        "OpenSSL 3 is no reason to warn: {warnings:?}"
+    );
+    let lines = events.lines(LogStream::Snapshot);
+    let drew = lines.iter().find_map(|line| line.strip_prefix("drew ")).unwrap();
+    let (first, built_as) = drew.split_once(' ').unwrap();
+    let mut seen = HashSet::from([first.to_owned()]);
+    for _ in 0..2 {
+        let events = RecordedEvents::default();
+        let trial = site.builder().try_out(&image, "", events.sink()).await.unwrap();
+        let (_, answer) = ask(&trial, "GET /").await;
+        let words: Vec<_> = answer.split(' ').collect();
+        assert!(seen.insert(words[0].to_owned()), "a number that another one had drawn");
+        assert_eq!(words[1], "True", "the change is there before the first request");
+        assert!(words[2] > built_as, "{answer}, and {built_as} in the build");
+        drop(trial);
+    }
+    site.assert_clean();
+}

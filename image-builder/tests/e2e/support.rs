@@ -14,7 +14,7 @@ use hearth_host::network::{Egress, NetworkConfig, Networks};
 use hearth_host::roles::{RoleProvider, RolesConfig};
 use hearth_image_builder::artifact::{ArtifactConfig, Fetcher, WorkerConfig};
 use hearth_image_builder::build::event::Sink;
-use hearth_image_builder::build::settings::BuilderLimits;
+use hearth_image_builder::build::settings::{AppLimits, BuilderLimits};
 use hearth_image_builder::build::uids::OwnUserIds;
 use hearth_image_builder::build::{
     BuildError, BuildRequest, Builder, Event, LogStream, Platform, Settings, Step, Trial,
@@ -150,6 +150,8 @@ impl Site {
             resolvers: Resolvers::new(DnsConfig::default()),
             limits: LimitsConfig::default(),
             builder: self.limits,
+            app: AppLimits::default(),
+            registry_mirrors: Vec::new(),
         };
         let roles = Arc::new(RoleProvider::new(self.roles.clone()).unwrap());
         // This program has no command for workers.

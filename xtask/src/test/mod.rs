@@ -42,6 +42,7 @@ use crate::metal::{self, Action, Cpu, Job, Metal};
 use crate::packages::{Need, library, program};
 use crate::parts::{Executable, Parts, ProgramRequest, words};
 use crate::progress::{self, Steps};
+use crate::projects::{Project, Projects};
 use crate::python;
 use crate::rocksdb;
 use crate::toolchain::{self, Cross, Link, TARGET};
@@ -112,7 +113,7 @@ pub(crate) struct Options {
     /// Also long tests, fuzzers (a minute each), licences and dependencies
     #[arg(long)]
     full: bool,
-    /// Only these tests on the metal: monitor-library, store, network, guest, jail, monitor, images, platform or daemon
+    /// Only these tests on the metal: monitor-library, store, network, guest, jail, monitor, images, platform, daemon or projects
     #[arg(long, value_name = "TESTS", conflicts_with = "fast", value_parser = Suite::named)]
     only: Option<Suite>,
     /// Only AWS's clients on this machine, against a daemon on the metal
@@ -218,10 +219,13 @@ impl Options {
         pending: &mut Pending,
         steps: &mut Steps,
     ) -> Result<()> {
-        let mut built = self.build(cache, cross, (&SUITES, Some(foreign)), pending, steps)?;
+        // All projects together take more time than all other tests.
+        let suites: Vec<Suite> =
+            SUITES.into_iter().filter(|suite| self.full || suite.name != suites::PROJECTS).collect();
+        let mut built = self.build(cache, cross, (&suites, Some(foreign)), pending, steps)?;
         let processors: &[Cpu] =
             if metal::kvm_is_usable() { &[Cpu::NeoverseN1] } else { &[Cpu::NeoverseN1, Cpu::Max] };
-        self.run_suites(cache, &built, (&SUITES, processors), steps)?;
+        self.run_suites(cache, &built, (&suites, processors), steps)?;
         let images = built.images.as_ref().context("the suites with the daemon have base images")?;
         built.parts.add_script(daemon::CONFIGURE_NAME, daemon::CONFIGURE)?;
         steps.run(OUTSIDE, || outside::check(cache, &mut built.parts, images))
@@ -345,8 +349,16 @@ impl Options {
             })?),
             false => None,
         };
+        let projects = match suites.iter().any(|suite| suite.name == suites::PROJECTS) {
+            true => Some(steps.run("images of projects", || {
+                let chosen = Project::chosen(self.full, &self.words())?;
+                let made = Projects::prepare(cache, &chosen, &mut parts)?;
+                Ok((chosen, made))
+            })?),
+            false => None,
+        };
         Pending::all_built(cache)?;
-        Ok(Built { parts, images })
+        Ok(Built { parts, images, projects })
     }
 
     /// Runs the suites of one boot of the metal, and adds the time of each to `took`.
@@ -362,7 +374,7 @@ impl Options {
         let folder = cache.run_folder()?;
         let metal = Metal::open(cache)?;
         let runs: Vec<Run> =
-            boot.suites.iter().map(|suite| self.program(&metal, boot, suite, processors)).collect();
+            boot.suites.iter().map(|suite| self.program(&metal, built, boot, suite, processors)).collect();
         let limit = if self.full { LIMIT_FULL } else { LIMIT };
         let script = folder.path().join(SUITES_NAME);
         fs::write(&script, script::text(&runs, limit))
@@ -380,6 +392,9 @@ impl Options {
         job.debian = boot.system != System::Small;
         if let Some(images) = images {
             images.give(&mut job);
+        }
+        if let Some((_, projects)) = built.projects.as_ref().filter(|_| boot.system.is_large()) {
+            projects.give(&mut job);
         }
         built.parts.give(&metal, &mut job);
         job.inputs.push((script, SUITES_NAME.into()));
@@ -413,8 +428,15 @@ impl Options {
     }
 
     /// The program and arguments of a suite.
-    fn program(&self, metal: &Metal, boot: &Boot, suite: &Suite, processors: &[Cpu]) -> Run {
-        let own = self.arguments.iter().map(String::as_str);
+    fn program(&self, metal: &Metal, built: &Built, boot: &Boot, suite: &Suite, processors: &[Cpu]) -> Run {
+        let mut own: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
+        if let Some((chosen, _)) = built.projects.as_ref().filter(|_| suite.name == suites::PROJECTS) {
+            // Only what these need is there.
+            own.retain(|word| word.starts_with('-'));
+            own.push("--exact");
+            own.extend(chosen.iter().map(|project| project.name.as_str()));
+            own.extend(self.words().is_empty().then_some(suites::NAMES_OF_THE_HOST));
+        }
         let threads = format!("--test-threads={}", suite.at_once);
         let arguments =
             [threads.as_str()].into_iter().chain(suite.part(boot.cpu, self.full).iter().copied()).chain(own);
@@ -424,6 +446,12 @@ impl Options {
             words(&metal.inputs().join(suite.name), arguments)
         };
         Run { name: suite.name.into(), title: boot.title(suite, processors), words }
+    }
+
+    /// The parts of names among the arguments of the tests' program.
+    fn words(&self) -> Vec<&str> {
+        let words = self.arguments.iter().map(String::as_str);
+        words.filter(|word| !word.starts_with('-')).collect()
     }
 
     /// Whether only those tests of a suite run on the metal that do not run on this machine. Arguments choose among all.
@@ -442,6 +470,8 @@ impl Options {
 struct Built {
     parts: Parts,
     images: Option<Images>,
+    /// The projects that run, and what they need.
+    projects: Option<(Vec<Project>, Projects)>,
 }
 
 /// Selects all packages, with optional ones that compile without RocksDB.

@@ -112,7 +112,10 @@ mod tests {
         let lanes = lanes(&SUITES, &BOTH, Some(ENOUGH));
         let names: Vec<_> = lanes.iter().map(names).collect();
         let small = vec!["monitor-library", "store", "network", "guest", "jail", "monitor"];
-        assert_eq!(names, [vec![small, vec!["jail", "monitor"]], vec![vec!["images", "platform", "daemon"]]]);
+        assert_eq!(
+            names,
+            [vec![small, vec!["jail", "monitor"]], vec![vec!["images", "platform", "daemon", "projects"]]]
+        );
         assert_eq!(lanes[0][0].system, System::Debian);
         assert_eq!((lanes[0][1].cpu, lanes[0][1].system), (Cpu::Max, System::Small));
         assert_eq!(lanes[1][0].system, System::Daemon);
@@ -125,7 +128,7 @@ mod tests {
         for room in [None, Some(little), Some(few)] {
             let lanes = lanes(&SUITES, &BOTH, room);
             assert_eq!(lanes.len(), 1);
-            assert_eq!(lanes[0].iter().map(|boot| boot.suites.len()).sum::<usize>(), 11);
+            assert_eq!(lanes[0].iter().map(|boot| boot.suites.len()).sum::<usize>(), 12);
         }
         assert_eq!(lanes(&SUITES[..1], &BOTH, Some(ENOUGH)).len(), 1);
     }

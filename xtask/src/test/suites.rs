@@ -55,8 +55,13 @@ pub(super) enum Processors {
 /// The tests of a library that this machine does not have, because they are in code for another architecture.
 pub(super) const FOREIGN: &str = "monitor-library";
 
+/// The public projects, of which only some run unless all are wanted.
+pub(super) const PROJECTS: &str = "projects";
+/// The test of them that is about no project.
+pub(super) const NAMES_OF_THE_HOST: &str = "names_of_the_host";
+
 /// All suites, in the order in which they run: those that fail fastest come first.
-pub(super) const SUITES: [Suite; 9] = [
+pub(super) const SUITES: [Suite; 10] = [
     Suite {
         name: FOREIGN,
         title: "monitor's code for aarch64",
@@ -158,6 +163,17 @@ pub(super) const SUITES: [Suite; 9] = [
         title: "hearthd on the metal",
         package: daemon::PACKAGE,
         executable: Executable::Test("e2e"),
+        system: System::Daemon,
+        link: Link::Dynamic,
+        natively: false,
+        processors: Processors::One,
+        at_once: 1,
+    },
+    Suite {
+        name: PROJECTS,
+        title: "public projects on the metal",
+        package: daemon::PACKAGE,
+        executable: Executable::Test("projects"),
         system: System::Daemon,
         link: Link::Dynamic,
         natively: false,

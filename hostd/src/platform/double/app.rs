@@ -1,15 +1,24 @@
 //! Connections to apps, which are servers of the test, and a simulated shell.
 
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::Stdio;
+
 use hearth_host::agent::FrameError;
 use hearth_host::agent::double::{self, Line};
 use hearth_host::agent::exec::{Events, Stdin};
 use hearth_proto::guest::v1 as agent;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::mpsc;
 
 use super::Double;
 use super::world::GONE;
-use crate::platform::{ConnectError, Connection};
+use crate::platform::{ConnectError, Connection, Streams};
+
+/// Bytes of output in one message, as the agent sends them.
+const PIECE: usize = 128 << 10;
+/// Messages of input that are queued for a program.
+const WAITING: usize = 16;
 
 /// Connects to a port of the app of the microVM `id`. Bytes pass through the microVM's process; when it exits, the
 /// connection is cut off.
@@ -61,12 +70,98 @@ pub(super) fn closed() -> impl Connection + 'static {
 
 /// A simulated terminal. Its program echoes its input in capitals, reports the size of the terminal, and exits with
 /// the code that follows `exit`. A command is shown, and exits with 3.
-pub(super) async fn shell(command: &[String]) -> Result<(Stdin, Events), ConnectError> {
+///
+/// With pipes, a program of this machine: its bytes are those of real pipes.
+pub(super) async fn shell(command: &[String], streams: Streams) -> Result<(Stdin, Events), ConnectError> {
     let process = agent::Process { arguments: command.to_vec(), ..agent::Process::default() };
     let what = Some(agent::open_exec::What::Process(process));
     let exec = agent::OpenExec { what, ..agent::OpenExec::default() };
-    let terminal = double::served(|line| async { drop(terminal(line).await) }).exec(exec).await;
-    terminal.map_err(|error| ConnectError::Guest(error.into()))
+    let program = match streams {
+        Streams::Terminal => double::served(|line| async { drop(terminal(line).await) }),
+        Streams::Pipes => double::served(|line| async { drop(piped(line).await) }),
+    };
+    program.exec(exec).await.map_err(|error| ConnectError::Guest(error.into()))
+}
+
+/// Serves a program of this machine as the agent serves one: its input waits until it reads, its output until the daemon reads, and it
+/// is killed when the daemon closes the connection.
+async fn piped(mut line: Line) -> Result<(), FrameError> {
+    use agent::exec_input::Event as Input;
+    use agent::exec_output::Event as Output;
+    let Some(agent::open::Kind::Exec(exec)) = line.accept().await?.kind else { return Ok(()) };
+    let Some(agent::open_exec::What::Process(process)) = exec.what else { return Ok(()) };
+    let (program, arguments) = match process.arguments.split_first() {
+        Some((program, arguments)) => (program.as_str(), arguments),
+        None => ("sh", [].as_slice()),
+    };
+    let mut command = tokio::process::Command::new(program);
+    command.args(arguments).kill_on_drop(true);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(_) => {
+            let (code, message) = (agent::FailureCode::NotFound.into(), format!("no such file: {program}"));
+            return line.output(Output::Failed(agent::Failure { code, message })).await;
+        }
+    };
+    let (Some(mut stdin), (queue, mut waiting)) = (child.stdin.take(), mpsc::channel::<Vec<u8>>(WAITING))
+    else {
+        return Ok(());
+    };
+    let (mut reader, mut writer) = line.split();
+    // The connection is read, and so its end is seen, while the program does not read.
+    let receive = async {
+        let mut queue = Some(queue);
+        while let Ok(input) = reader.receive::<agent::ExecInput>().await {
+            match input.event {
+                Some(Input::Stdin(bytes)) => {
+                    if let Some(queue) = &queue {
+                        drop(queue.send(bytes).await);
+                    }
+                }
+                Some(Input::StdinClosed(_)) => queue = None,
+                _ => {}
+            }
+        }
+    };
+    let feed = async {
+        while let Some(bytes) = waiting.recv().await {
+            drop(stdin.write_all(&bytes).await); // the program may read no more
+        }
+        drop(stdin);
+        std::future::pending::<()>().await;
+    };
+    let (Some(mut stdout), Some(mut stderr)) = (child.stdout.take(), child.stderr.take()) else {
+        return Ok(());
+    };
+    let output = async {
+        let (mut out, mut err) = (vec![0; PIECE], vec![0; PIECE]);
+        let (mut has_out, mut has_err) = (true, true);
+        while has_out || has_err {
+            let event = tokio::select! {
+                read = stdout.read(&mut out), if has_out => {
+                    let read = read.unwrap_or(0);
+                    has_out = read > 0;
+                    Output::Stdout(out.get(..read).unwrap_or_default().to_vec())
+                }
+                read = stderr.read(&mut err), if has_err => {
+                    let read = read.unwrap_or(0);
+                    has_err = read > 0;
+                    Output::Stderr(err.get(..read).unwrap_or_default().to_vec())
+                }
+            };
+            writer.output(event).await?;
+        }
+        let status = child.wait().await?;
+        let code = status.code().or(status.signal().map(|signal| signal.saturating_add(128)));
+        let code = code.and_then(|code| u32::try_from(code).ok()).unwrap_or(255);
+        writer.output(Output::Exited(agent::Exited { code, ..agent::Exited::default() })).await
+    };
+    tokio::select! {
+        () = receive => Ok(()),
+        () = feed => Ok(()),
+        ended = output => ended,
+    }
 }
 
 async fn terminal(mut line: Line) -> Result<(), FrameError> {

@@ -8,7 +8,7 @@ use hearth_model::hooks::{Hook, HookOutcome};
 use super::script::{Deviation, Point};
 use super::world::GONE;
 use super::{Double, app, done};
-use crate::platform::{ConnectError, Connection, Exit, Guest, SuspendError};
+use crate::platform::{ConnectError, Connection, Exit, Guest, Streams, SuspendError};
 
 /// A process of a microVM. It may have exited, or never have existed.
 #[derive(Debug)]
@@ -114,11 +114,11 @@ impl Guest for DoubleGuest {
         app::connect(&self.host, &self.id, self.process, port).await
     }
 
-    async fn shell(&self, command: &[String]) -> Result<(Stdin, Events), ConnectError> {
+    async fn shell(&self, command: &[String], streams: Streams) -> Result<(Stdin, Events), ConnectError> {
         if let Some(Deviation::Fails(why)) = self.request(Point::Shell).await {
             return Err(ConnectError::Guest(why.into()));
         }
-        app::shell(command).await
+        app::shell(command, streams).await
     }
 
     async fn exited(&self) -> Exit {

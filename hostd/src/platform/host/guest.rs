@@ -5,18 +5,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hearth_host::agent::AgentError;
 use hearth_host::agent::exec::{Events, Stdin};
+use hearth_host::shell;
 use hearth_model::hooks::{Hook, HookOutcome};
-use hearth_proto::guest::v1 as agent;
 
 use super::phase::Phase;
 use super::running::RunningMicrovm;
 use super::{hooks, suspend};
-use crate::platform::{ConnectError, Connection, Exit, Guest, Spec, SuspendError};
+use crate::platform::{ConnectError, Connection, Exit, Guest, Spec, Streams, SuspendError};
 
 /// How long the app may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
-/// The environment of shells (docs/behaviour.md, "Shells").
-const SHELL_ENVIRONMENT: [&str; 2] = ["TERM=xterm", "PS1=λ $ "];
 
 #[async_trait]
 impl Guest for RunningMicrovm {
@@ -47,18 +45,8 @@ impl Guest for RunningMicrovm {
         Ok(Box::new(stream))
     }
 
-    async fn shell(&self, command: &[String]) -> Result<(Stdin, Events), ConnectError> {
-        let arguments = if command.is_empty() { login_shell() } else { command.to_vec() };
-        let environment = SHELL_ENVIRONMENT.map(str::to_owned).to_vec();
-        let process = agent::Process { arguments, environment, ..agent::Process::default() };
-        let exec = agent::OpenExec {
-            what: Some(agent::open_exec::What::Process(process)),
-            // The size of AWS's terminals, until the client sends its own.
-            terminal: Some(agent::WindowSize::default()),
-            privileged: false,
-            as_app: true,
-        };
-        self.agent().exec(exec).await.map_err(connect_error)
+    async fn shell(&self, command: &[String], streams: Streams) -> Result<(Stdin, Events), ConnectError> {
+        self.agent().exec(shell::program(command, streams)).await.map_err(connect_error)
     }
 
     async fn exited(&self) -> Exit {
@@ -73,12 +61,6 @@ impl Guest for RunningMicrovm {
             _ => std::future::pending().await,
         }
     }
-}
-
-/// A login shell: bash if the guest has it.
-fn login_shell() -> Vec<String> {
-    let script = "[ -x /bin/bash ] && exec /bin/bash -l; exec /bin/sh -l";
-    ["/bin/sh", "-c", script].map(str::to_owned).to_vec()
 }
 
 fn connect_error(error: AgentError) -> ConnectError {

@@ -5,6 +5,7 @@ mod clients;
 mod errors;
 mod gone;
 mod hooks;
+mod pipes;
 mod shares;
 mod shells;
 mod speaks;

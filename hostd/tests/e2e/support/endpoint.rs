@@ -23,6 +23,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::Message;
 use tonic::Status;
@@ -62,6 +63,17 @@ pub(crate) fn token_request(microvm: &Microvm) -> CreateMicrovmAuthTokenRequest 
         expiration_in_minutes: Some(30),
         allowed_ports: vec![PortSpecification { specification: Some(Specification::Port(PORT)) }],
     }
+}
+
+/// Bytes of input that are sent at once.
+const PIECE: usize = 64 << 10;
+
+/// What a program with pipes has written, and its exit status; none if it was cut off.
+#[derive(Debug, Default)]
+pub(crate) struct Piped {
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
+    pub(crate) code: Option<i64>,
 }
 
 /// A client of one microVM's endpoint.
@@ -203,6 +215,62 @@ impl Endpoint {
             }
         }
         (String::from_utf8(shown).unwrap(), code.unwrap())
+    }
+
+    /// Starts a program with pipes.
+    pub(crate) async fn pipes(&self, command: &[&str]) -> WebSocketStream<TlsStream<TcpStream>> {
+        let stream = self.connect(&self.websocket).await;
+        let mut request = format!("wss://{}/?ext=1&streams=pipes", self.name).into_client_request().unwrap();
+        let token = self.shell.clone().unwrap().parse().unwrap();
+        request.headers_mut().insert(HEADER, token);
+        let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+        let exec = serde_json::json!({ "type": "exec", "command": command });
+        socket.send(Message::text(exec.to_string())).await.unwrap();
+        socket
+    }
+
+    /// What a program with pipes makes of this input.
+    pub(crate) async fn pipe(&self, command: &[&str], input: &[u8]) -> Piped {
+        let (mut sink, mut frames) = self.pipes(command).await.split();
+        let (taken, mut told) = tokio::sync::watch::channel(0);
+        let feeding = async {
+            let (mut sent, mut rest) = (0, input);
+            while !rest.is_empty() {
+                let window = usize::try_from(*told.wait_for(|told| *told > sent as u64).await.unwrap())
+                    .unwrap()
+                    - sent;
+                let (piece, after) = rest.split_at(window.min(rest.len()).min(PIECE));
+                // A program that has ended takes no more.
+                if sink.send(Message::binary([&[0], piece].concat())).await.is_err() {
+                    break;
+                }
+                (sent, rest) = (sent + piece.len(), after);
+            }
+            drop(sink.send(Message::text(r#"{"type":"end_of_input"}"#)).await);
+            std::future::pending::<()>().await;
+        };
+        let receiving = async {
+            let mut piped = Piped::default();
+            let mut window = 0;
+            while let Some(Ok(message)) = frames.next().await {
+                match message {
+                    Message::Binary(bytes) if bytes[0] == 1 => piped.stdout.extend_from_slice(&bytes[1..]),
+                    Message::Binary(bytes) => piped.stderr += std::str::from_utf8(&bytes[1..]).unwrap(),
+                    Message::Text(text) => {
+                        let said: serde_json::Value = serde_json::from_str(&text).unwrap();
+                        window = said["window"].as_u64().unwrap_or(window);
+                        taken.send_replace(said["bytes"].as_u64().unwrap_or(0) + window);
+                        piped.code = said["code"].as_i64().or(piped.code);
+                    }
+                    _ => {}
+                }
+            }
+            piped
+        };
+        tokio::select! {
+            piped = receiving => piped,
+            () = feeding => unreachable!(),
+        }
     }
 
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {

@@ -27,7 +27,16 @@ pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(300);
 pub(crate) const LOOK: Duration = Duration::from_millis(100);
 
 /// Polls until `look` returns a value.
-pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn until<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
+    until_within(TEST_TIMEOUT, what, look).await
+}
+
+/// Like [`until`], with another deadline.
+pub(crate) async fn until_within<T>(
+    limit: Duration,
+    what: &str,
+    mut look: impl AsyncFnMut() -> Option<T>,
+) -> T {
     let waiting = async {
         loop {
             if let Some(found) = look().await {
@@ -36,8 +45,8 @@ pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T
             tokio::time::sleep(LOOK).await;
         }
     };
-    match tokio::time::timeout(TEST_TIMEOUT, waiting).await {
+    match tokio::time::timeout(limit, waiting).await {
         Ok(found) => found,
-        Err(_) => panic!("still not, after {} s: {what}", TEST_TIMEOUT.as_secs()),
+        Err(_) => panic!("still not, after {} s: {what}", limit.as_secs()),
     }
 }

@@ -1,4 +1,5 @@
-# Makes the builder ready: dockerd with its folder on the scratch disk /dev/vdb, and the container bases of /dev/vdc in it.
+# Makes the builder ready: dockerd with its folder on the scratch disk /dev/vdb, and the container bases of /dev/vdc in it. Its argument is
+# the hosts.toml of Docker Hub, empty where no mirror is asked first.
 set -eu
 mkdir -p /run/disks
 mount -t devtmpfs devtmpfs /run/disks
@@ -30,6 +31,11 @@ for link in /hearth/overlay2/*/link; do
     ln -sfn "../$layer/diff" "$layers/l/$(cat "$link")"
     mount --bind "/hearth/overlay2/$layer/diff" "$layers/$layer/diff"
 done
+# BuildKit reads it for each image.
+if [ -n "$1" ]; then
+    mkdir -p /etc/docker/certs.d/docker.io
+    printf %s "$1" > /etc/docker/certs.d/docker.io/hosts.toml
+fi
 # dockerd gives a containerd that it starts itself 15 seconds, which a busy host can take longer. It needs next to nothing of it.
 cat > /run/containerd.toml << 'END'
 version = 3

@@ -185,6 +185,7 @@ fn bases(count: u64) -> TempDir {
                     modules: vec![],
                 },
                 guest: record.clone(),
+                openssl: None,
                 recipe: Recipe::own().unwrap(),
                 sources: Sources::default(),
                 builder_packages: vec![],

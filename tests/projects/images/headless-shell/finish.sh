@@ -1,0 +1,1 @@
+ln -sfn /usr/bin/chromium-headless-shell headless-shell/headless-shell
