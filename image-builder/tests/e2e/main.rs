@@ -2,7 +2,8 @@
 //!
 //! The tests need root, KVM, nftables and these variables, which `cargo xtask test` sets; without them, they are skipped:
 //! `HEARTH_VMM` (the monitor), `HEARTH_CATALOGUE` (base images), `HEARTH_EXAMPLES` (the folder `examples/` with the counter's
-//! binary in its place), `HEARTH_IMAGE_BUILDER` (the program, for tests that kill it). With `HEARTH_METAL`, nothing may be skipped.
+//! binary in its place), `HEARTH_IMAGE_BUILDER` (the program, for tests that kill it). With `HEARTH_METAL`, nothing may be skipped; with
+//! `HEARTH_FULL`, there are more builds.
 //!
 //! * [`support`] – a host for builds, checks for leftovers, requests to apps
 //! * `applications` – builds of the two examples, and restores from their snapshots

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread;
 use std::time::Duration;
 
 use hearth_host::dns::{DnsConfig, Resolvers};
@@ -25,6 +26,12 @@ use hearth_model::shape::{Burst, MemoryClass};
 use hearth_vmm_jail::JailConfig;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::runtime::Runtime;
+
+/// Whether all tests run, with `cargo xtask test --full`.
+pub(crate) fn full() -> bool {
+    env::var_os("HEARTH_FULL").is_some()
+}
 
 /// Timeout for an app's answer on the emulated metal.
 const APP_TIMEOUT: Duration = Duration::from_secs(60);
@@ -56,6 +63,21 @@ impl Metal {
     }
 }
 
+/// The runtime of all builders, which outlive the tests that open them.
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
+/// The builder of the tests that need no settings of their own, with its folder. None while a test has the host to itself.
+static SHARED: Mutex<Option<(Arc<Builder>, TempDir)>> = Mutex::new(None);
+/// Held by the tests that build at the same time, or by the one that has the host to itself.
+static TURN: RwLock<()> = RwLock::new(());
+
+/// The part of the host that a test holds.
+enum Turn {
+    /// Other tests build at the same time, with the same builder.
+    Shared { _held: RwLockReadGuard<'static, ()> },
+    /// What is on the host belongs to this test.
+    Alone { _held: RwLockWriteGuard<'static, ()> },
+}
+
 /// A folder for builds, their artifacts and their images.
 pub(crate) struct Site {
     pub(crate) metal: Metal,
@@ -66,6 +88,9 @@ pub(crate) struct Site {
     pub(crate) roles: RolesConfig,
     /// Limits of the builder microVM.
     pub(crate) limits: BuilderLimits,
+    /// Where builders work.
+    work: PathBuf,
+    turn: Option<Turn>,
 }
 
 /// The events of a build.
@@ -126,26 +151,73 @@ pub(crate) fn seconds(timeout_seconds: u32) -> Option<HookSettings> {
 }
 
 impl Site {
+    /// A host that other tests use at the same time. The last of them checks that nothing is left.
     pub(crate) fn new() -> Option<Self> {
-        let artifacts = ArtifactConfig { allow_files: true, ..ArtifactConfig::default() };
-        let (folder, roles) = (tempfile::tempdir().unwrap(), RolesConfig::default());
-        let limits = BuilderLimits { memory_mib: 1536, ..BuilderLimits::default() };
-        Some(Self { metal: Metal::find()?, folder, artifacts, roles, limits })
+        let metal = Metal::find()?;
+        let held = TURN.read().unwrap_or_else(PoisonError::into_inner);
+        let mut site = Self::with(metal, Turn::Shared { _held: held });
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, folder) = shared.get_or_insert_with(|| {
+            let folder = tempfile::tempdir().unwrap();
+            site.work = folder.path().join("work");
+            (Arc::new(site.open()), folder)
+        });
+        site.work = folder.path().join("work");
+        drop(shared);
+        Some(site)
     }
 
-    pub(crate) fn work(&self) -> PathBuf {
-        self.folder.path().join("work")
+    /// A host for a test that only full runs have, since it takes a minute or more and others test the same mechanism.
+    pub(crate) fn of_full_run() -> Option<Self> {
+        if full() { Self::new() } else { None }
     }
 
-    /// Opens a builder, which removes leftovers first.
-    pub(crate) fn builder(&self) -> Builder {
+    /// A host that no other test uses, for settings and checks that would disturb others.
+    pub(crate) fn alone() -> Option<Self> {
+        let metal = Metal::find()?;
+        let held = TURN.write().unwrap_or_else(PoisonError::into_inner);
+        *SHARED.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Some(Self::with(metal, Turn::Alone { _held: held }))
+    }
+
+    fn with(metal: Metal, turn: Turn) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self {
+            metal,
+            artifacts: ArtifactConfig { allow_files: true, ..ArtifactConfig::default() },
+            roles: RolesConfig::default(),
+            limits: BuilderLimits { memory_mib: 1536, ..BuilderLimits::default() },
+            work: folder.path().join("work"),
+            folder,
+            turn: Some(turn),
+        }
+    }
+
+    pub(crate) fn work(&self) -> &Path {
+        &self.work
+    }
+
+    fn is_alone(&self) -> bool {
+        matches!(self.turn, Some(Turn::Alone { .. }))
+    }
+
+    /// The builder that tests share, or one with this site's settings, which removes leftovers first.
+    pub(crate) fn builder(&self) -> Arc<Builder> {
+        match &*SHARED.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some((builder, _)) => builder.clone(),
+            None => Arc::new(self.open()),
+        }
+    }
+
+    fn open(&self) -> Builder {
+        let _in_runtime = RUNTIME.enter();
         let settings = Settings {
             vmm: self.metal.vmm.clone(),
             catalogue: self.metal.catalogue.clone(),
-            work: self.work(),
+            work: self.work.clone(),
             jail: JailConfig::default(),
             user_ids: Arc::new(OwnUserIds::new(Path::new("/run/hearth-image-builder")).unwrap()),
-            groups: Groups::open(&CgroupSettings::default(), "build-", &self.work()).unwrap(),
+            groups: Groups::open(&CgroupSettings::default(), "build-", &self.work).unwrap(),
             networks: Arc::new(Networks::open(NetworkConfig::default(), None).unwrap()),
             resolvers: Resolvers::new(DnsConfig::default()),
             limits: LimitsConfig::default(),
@@ -198,29 +270,61 @@ impl Site {
     pub(crate) async fn build(&self, request: &BuildRequest) -> (Result<Image, BuildError>, RecordedEvents) {
         let events = RecordedEvents::default();
         let out = self.folder.path().join(format!("{}.image", request.platform.name));
-        let built = self.builder().build(request, &out, events.sink(), std::future::pending()).await;
+        let (builder, request, sink, to) = (self.builder(), request.clone(), events.sink(), out.clone());
+        let build =
+            RUNTIME.spawn(async move { builder.build(&request, &to, sink, std::future::pending()).await });
+        let built = build.await.unwrap();
         if built.is_err() {
             assert!(!out.exists(), "half an image");
         }
-        self.assert_clean();
+        if self.is_alone() {
+            self.assert_clean();
+        }
         (built, events)
     }
 
-    /// Asserts that builds and trials have left nothing: no folder, no monitor, no network.
-    pub(crate) fn assert_clean(&self) {
-        let left = |folder: &Path| -> Vec<PathBuf> {
-            let entries = fs::read_dir(folder).into_iter().flatten();
-            entries.map(|entry| entry.unwrap().path()).collect()
-        };
-        assert_eq!(left(&self.work().join("builds")), Vec::<PathBuf>::new());
-        let networks = left(Path::new("/run/netns")).into_iter();
-        let networks: Vec<PathBuf> = networks
-            .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("hearth-"))
-            .collect();
-        assert_eq!(networks, Vec::<PathBuf>::new());
-        assert_eq!(monitors(), Vec::<PathBuf>::new(), "monitors that nobody owns");
-        assert_eq!(groups(), Vec::<PathBuf>::new(), "groups that nobody owns");
+    /// A microVM of an image.
+    pub(crate) async fn try_out(&self, image: &Image, payload: &str, events: &RecordedEvents) -> Trial {
+        let (builder, image, payload) = (self.builder(), image.clone(), payload.to_owned());
+        let sink = events.sink();
+        let trial = RUNTIME.spawn(async move { builder.try_out(&image, &payload, sink).await });
+        trial.await.unwrap().unwrap()
     }
+
+    /// Asserts that builds and trials of a test that is alone have left nothing: no folder, no monitor, no network.
+    pub(crate) fn assert_clean(&self) {
+        assert!(self.is_alone(), "others build");
+        assert_clean(&self.work);
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        let shared = !self.is_alone();
+        self.turn = None;
+        if shared && !thread::panicking() {
+            // Whoever is the last for the moment finds nobody else here.
+            let alone = TURN.try_write();
+            if alone.is_ok() {
+                assert_clean(&self.work);
+            }
+        }
+    }
+}
+
+/// Asserts that nothing is left of builds that worked in a folder.
+fn assert_clean(work: &Path) {
+    let left = |folder: &Path| -> Vec<PathBuf> {
+        let entries = fs::read_dir(folder).into_iter().flatten();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    };
+    assert_eq!(left(&work.join("builds")), Vec::<PathBuf>::new());
+    let networks = left(Path::new("/run/netns")).into_iter();
+    let networks: Vec<PathBuf> =
+        networks.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("hearth-")).collect();
+    assert_eq!(networks, Vec::<PathBuf>::new());
+    assert_eq!(monitors(), Vec::<PathBuf>::new(), "monitors that nobody owns");
+    assert_eq!(groups(), Vec::<PathBuf>::new(), "groups that nobody owns");
 }
 
 /// The folders of the monitors that run on this host, in `/proc`.
