@@ -222,7 +222,8 @@ mod tests {
             append(&mut Vec::new(), message).unwrap();
         }
         let (sequence, timestamp_ns) = (u64::MAX, u64::MAX);
-        fits(&LogRecord { sequence, timestamp_ns, source: 2, line: vec![b'x'; LINE], continues: true });
+        let (line, killed) = (vec![b'x'; LINE], "x".repeat(64));
+        fits(&LogRecord { sequence, timestamp_ns, source: 3, line, continues: true, killed });
         fits(&proto::DnsQuery { id: u64::MAX, message: vec![0; 65_535] });
         fits(&proto::DnsAnswer { id: u64::MAX, message: vec![0; 65_535] });
         let output = exec_output::Event::Stdout(vec![0; 128 << 10]);

@@ -2,6 +2,7 @@
 //!
 //! * [`frame`] – messages on a connection
 //! * [`version`] – negotiation of the protocol's version on a connection
+//! * [`kernel_log`] – records of a guest's kernel
 //! * [`seal`] – sealed credentials, which are unreadable once their key is gone
 //!
 //! An image holds the agent that it was built with, and is run by hosts that are older or newer. So host and agent agree on a version
@@ -10,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod frame;
+pub mod kernel_log;
 pub mod seal;
 pub mod version;
 

@@ -35,6 +35,8 @@ fn run() -> io::Result<Infallible> {
         if let Err(error) = agent.open_services() {
             init::console(&format!("hearth-guest: no metadata service and no DNS: {error}"));
         }
+        agent.watch_kills();
+        agent.keep_clock();
         let listener = Listener::bind(hearth_agent_protocol::PORT)?;
         init::console(init::READY_LINE);
         agent.serve(listener).await;

@@ -115,6 +115,13 @@ impl MicrovmId {
         Self(format!("{}{uuid}", Self::PREFIX))
     }
 
+    /// The id's UUID as 32 hexadecimal digits, as in machine-id(5); none of an id that was made otherwise.
+    #[must_use]
+    pub fn machine_id(&self) -> Option<String> {
+        let uuid = Uuid::parse_str(self.0.strip_prefix(Self::PREFIX)?).ok()?;
+        Some(uuid.simple().to_string())
+    }
+
     /// Whether a text is as long as an id: neither the beginning of one nor something else.
     #[must_use]
     pub fn is_whole(text: &str) -> bool {

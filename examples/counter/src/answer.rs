@@ -1,6 +1,7 @@
 //! Answers plain requests.
 
 use std::env;
+use std::fs;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -46,8 +47,19 @@ pub(crate) async fn answer(state: &State, request: Request<Incoming>) -> Respons
         },
         "/run" => text(200, state.run()),
         "/environment" => text(200, env::vars().map(|(name, value)| format!("{name}={value}\n")).collect()),
+        "/machine" => text(200, machine()),
         _ => text(404, "no such page\n".to_owned()),
     }
+}
+
+/// The host name, the machine id and the seconds for which the machine has run, as far as there are files with them.
+fn machine() -> String {
+    let files = ["/proc/sys/kernel/hostname", "/etc/machine-id", "/proc/uptime"];
+    let words = files.map(|path| {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        text.split_whitespace().next().unwrap_or("-").to_owned()
+    });
+    words.join(" ") + "\n"
 }
 
 /// A status with a text.

@@ -88,7 +88,9 @@ impl Agent {
         let all_capabilities = request.all_capabilities;
         let frozen = AtomicBool::new(false);
         let nofile = (nofile, nofile_hard);
-        let container = Container { namespaces, groups, frozen, terminals, all_capabilities, nofile };
+        let keep_etc = request.keep_etc;
+        let container =
+            Container { namespaces, groups, frozen, terminals, all_capabilities, nofile, keep_etc };
         self.state().container = Some(Arc::new(container));
         self.set_network(request.network);
         self.metadata.set_metadata(request.metadata.unwrap_or_default());

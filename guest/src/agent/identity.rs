@@ -4,11 +4,13 @@ use std::fs::File;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd as _;
+use std::path::Path;
 
 use hearth_proto::guest::v1::{Identify, Network, SetCredentials};
 
 use super::Agent;
 use super::seal::SealKey;
+use crate::container::files;
 use crate::container::prepare::set_hostname;
 use crate::metadata::SecretCredentials;
 use crate::refusal::{Context as _, Refusal};
@@ -17,6 +19,9 @@ use crate::{dns, metadata};
 
 /// Bytes of entropy in one request (`Identify.entropy` of the protocol).
 const ENTROPY: std::ops::RangeInclusive<usize> = 32..=512;
+
+/// Digits of a machine id (machine-id(5)).
+const MACHINE_ID: usize = 32;
 
 /// `RNDADDENTROPY` and `RNDRESEEDCRNG` (linux/random.h).
 const ADD_ENTROPY: libc::c_ulong = 0x4008_5203;
@@ -37,7 +42,12 @@ impl Agent {
         let _making = self.making.lock().await;
         // First the clock and the entropy, then the names and peers that depend on them.
         if request.wall_clock_ns != 0 {
-            set_clock(request.wall_clock_ns)?;
+            let too_late = |_| {
+                let time = request.wall_clock_ns;
+                Refusal::invalid(format!("{time} ns since 1970 is no time that this guest can have"))
+            };
+            let time = i64::try_from(request.wall_clock_ns).map_err(too_late)?;
+            self.clock.set(time).or_refuse(|| "setting the wall clock")?;
         }
         if !request.entropy.is_empty() {
             add_entropy(&request.entropy)?;
@@ -49,6 +59,9 @@ impl Agent {
                 Ok(set_hostname(&request.hostname))
             });
             named.or_refuse(|| "entering the container")??;
+        }
+        if !request.machine_id.is_empty() {
+            self.write_own_files(&request.hostname, &request.machine_id)?;
         }
         reset_connections().or_refuse(|| "resetting TCP connections to other hosts")?;
         if let Some(network) = request.network {
@@ -68,6 +81,26 @@ impl Agent {
         }
         // The app is thawed with its new identity. A guest that has just booted has no app yet.
         self.thaw()
+    }
+
+    /// Writes the files of the container that say which machine it is.
+    fn write_own_files(&self, hostname: &str, machine_id: &str) -> Result<(), Refusal> {
+        if machine_id.len() != MACHINE_ID || !machine_id.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return Err(Refusal::invalid(format!(
+                "{machine_id:?} is no machine id: it has 32 hexadecimal digits"
+            )));
+        }
+        if hostname.is_empty() {
+            return Err(Refusal::invalid("a machine id comes with a host name"));
+        }
+        let container = self.container()?;
+        let written = namespaces::on_a_thread(|| {
+            // Root and working folder of a thread are all threads' unless it leaves them.
+            namespaces::leave(libc::CLONE_FS)?;
+            namespaces::enter(&container.namespaces.mount, libc::CLONE_NEWNS)?;
+            files::write_own(Path::new("/"), hostname, machine_id, container.keep_etc)
+        });
+        written.or_refuse(|| "writing files to the container's /etc")
     }
 
     /// Takes the credentials that the metadata service serves. The key is used up by sealed ones.
@@ -101,18 +134,6 @@ fn reset_connections() -> io::Result<()> {
         |address: IpAddr| address.is_loopback() || address == metadata::ADDRESS || address == dns::ADDRESS;
     let is_foreign = |source, destination| !is_local(destination) && source != destination;
     netlink::Connections::open()?.reset(is_foreign).map(drop)
-}
-
-fn set_clock(nanoseconds: u64) -> Result<(), Refusal> {
-    let too_late =
-        || Refusal::invalid(format!("{nanoseconds} ns since 1970 is no time that this guest can have"));
-    let time = libc::timespec {
-        tv_sec: libc::time_t::try_from(nanoseconds / 1_000_000_000).map_err(|_| too_late())?,
-        tv_nsec: libc::c_long::try_from(nanoseconds % 1_000_000_000).map_err(|_| too_late())?,
-    };
-    // SAFETY: the pointer is to a time that lives until the call returns.
-    let set = check(unsafe { libc::clock_settime(libc::CLOCK_REALTIME, &raw const time) });
-    set.map(drop).or_refuse(|| "setting the wall clock")
 }
 
 /// Adds entropy that no other guest has, credited in full, and has the kernel reseed its generator at once.

@@ -13,10 +13,12 @@
 //! ```
 
 mod app;
+mod clock;
 mod control;
 mod exec;
 mod freezing;
 mod identity;
+mod kills;
 mod lifecycle;
 mod seal;
 mod server;
@@ -39,7 +41,7 @@ use crate::refusal::Refusal;
 use crate::system::cgroup::Groups;
 use crate::system::netlink;
 use crate::system::reaper::{Reaper, Scope};
-use crate::{dns, logs, metadata};
+use crate::{dns, init, logs, metadata};
 
 /// Limit of open files if Configure sets none.
 const NOFILE: u64 = 1024;
@@ -53,6 +55,7 @@ pub struct Agent {
     logs: Arc<logs::Ring>,
     metadata: Arc<metadata::Store>,
     dns: Arc<dns::Hub>,
+    clock: clock::WallClock,
     state: Mutex<State>,
     /// Held while the container or the app is being made, so that each is made once.
     making: tokio::sync::Mutex<()>,
@@ -80,6 +83,8 @@ struct Container {
     all_capabilities: bool,
     /// Soft and hard limit of open files.
     nofile: (u64, u64),
+    /// Whether the image's own `/etc/hosts` and `/etc/hostname` stay.
+    keep_etc: bool,
 }
 
 /// The app, once it has been started.
@@ -104,7 +109,11 @@ impl Agent {
         let logs = Arc::new(logs::Ring::default());
         let (metadata, dns) = (Arc::default(), Arc::default());
         let (state, making) = (Mutex::default(), tokio::sync::Mutex::default());
-        Ok(Arc::new(Self { spawner, logs, metadata, dns, state, making }))
+        let (clock, follows) = clock::WallClock::open();
+        if let Err(error) = follows {
+            init::console(&format!("hearth-guest: the wall clock does not follow the host's: {error}"));
+        }
+        Ok(Arc::new(Self { spawner, logs, metadata, dns, clock, state, making }))
     }
 
     /// Opens the metadata service and the DNS stub for the calling thread's network namespace.
@@ -120,6 +129,24 @@ impl Agent {
         let tcp = TcpListener::from_std(sockets.dns_tcp)?;
         tokio::spawn(dns::serve_tcp(tcp, Arc::clone(&self.dns)));
         Ok(())
+    }
+
+    /// Has the app's log say which processes the kernel kills because no memory is left.
+    pub fn watch_kills(&self) {
+        let ring = Arc::clone(&self.logs);
+        tokio::spawn(async move {
+            let error = kills::follow(ring).await;
+            init::console(&format!("hearth-guest: processes that are killed are not told of: {error}"));
+        });
+    }
+
+    /// Has the wall clock follow the host's.
+    pub fn keep_clock(self: &Arc<Self>) {
+        let agent = Arc::clone(self);
+        tokio::spawn(async move {
+            let error = agent.clock.follow().await;
+            init::console(&format!("hearth-guest: the wall clock does not follow the host's: {error}"));
+        });
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -1,4 +1,5 @@
-//! Files of the container that the platform writes: `/etc/resolv.conf`, `/etc/hosts` and `/etc/hostname`.
+//! Files of the container that the platform writes: `/etc/resolv.conf`, `/etc/hosts` and `/etc/hostname`; and `/etc/machine-id` of those
+//! that have one of their own.
 //!
 //! They are what the microVM is, whatever the machine was on which the image was made. They are written into the root itself, not mounted
 //! over it, so that programs can replace them as on any machine. An image may keep its own; a symbolic link that leads nowhere counts as
@@ -18,18 +19,37 @@ use crate::dns;
 pub fn write(root: &Path, hostname: &str, keep: bool) -> io::Result<()> {
     let folder = root.join("etc");
     let resolver = format!("nameserver {}\n", dns::ADDRESS);
+    let result = fs::create_dir_all(&folder)
+        .and_then(|()| replace(&folder.join("resolv.conf"), &resolver, keep))
+        .and_then(|()| write_names(&folder, hostname, keep));
+    where_writable(result)
+}
+
+/// Writes the files that change with the host name, and the machine's id.
+///
+/// # Errors
+/// The file system failed.
+pub fn write_own(root: &Path, hostname: &str, machine_id: &str, keep: bool) -> io::Result<()> {
+    let folder = root.join("etc");
+    let written = write_names(&folder, hostname, keep)
+        .and_then(|()| replace(&folder.join("machine-id"), &format!("{machine_id}\n"), false));
+    where_writable(written)
+}
+
+fn where_writable(written: io::Result<()>) -> io::Result<()> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => Ok(()),
+        written => written,
+    }
+}
+
+fn write_names(folder: &Path, hostname: &str, keep: bool) -> io::Result<()> {
     let hosts =
         format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n");
     let hosts = if hostname == "localhost" { hosts.replace("127.0.1.1\tlocalhost\n", "") } else { hosts };
-    let result = fs::create_dir_all(&folder).and_then(|()| {
-        [("resolv.conf", resolver), ("hosts", hosts), ("hostname", format!("{hostname}\n"))]
-            .iter()
-            .try_for_each(|(name, content)| replace(&folder.join(name), content, keep))
-    });
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => Ok(()),
-        result => result,
-    }
+    [("hosts", hosts), ("hostname", format!("{hostname}\n"))]
+        .iter()
+        .try_for_each(|(name, content)| replace(&folder.join(name), content, keep))
 }
 
 fn replace(path: &Path, content: &str, keep: bool) -> io::Result<()> {
@@ -102,5 +122,21 @@ mod tests {
         assert_eq!(read(&root, "resolv.conf"), "nameserver 169.254.53.53\n");
         assert_eq!(read(&root, "hosts"), "127.0.0.1 mine\n");
         assert_eq!(read(&root, "hostname"), "box\n");
+        write_own(root.path(), "other", "0123456789abcdef0123456789abcdef", true).unwrap();
+        assert_eq!(read(&root, "hostname"), "box\n");
+        assert_eq!(read(&root, "machine-id"), "0123456789abcdef0123456789abcdef\n");
+    }
+
+    #[test]
+    fn a_machine_of_its_own_has_its_name_and_its_id() {
+        let root = root();
+        write(root.path(), "box", false).unwrap();
+        let elsewhere = root.path().join("elsewhere");
+        symlink(&elsewhere, root.path().join("etc/machine-id")).unwrap();
+        write_own(root.path(), "other", "0123456789abcdef0123456789abcdef", false).unwrap();
+        assert!(read(&root, "hosts").ends_with("127.0.1.1\tother\n"));
+        assert_eq!(read(&root, "hostname"), "other\n");
+        assert_eq!(read(&root, "machine-id"), "0123456789abcdef0123456789abcdef\n");
+        assert!(!elsewhere.exists(), "what a link leads to is somebody else's");
     }
 }

@@ -14,8 +14,8 @@ use hearth_agent_protocol::frame::{self, FrameError};
 /// Queries under way at once; further ones fail immediately. Programs look up hundreds of names at once; the host answers as many as the
 /// account's rate allows.
 pub(super) const UNDER_WAY: usize = 1024;
-/// How long the host has to answer: as long as resolvers wait before they retry (resolv.conf(5), `timeout`).
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the host has to answer. It gives up by itself before (`dns.timeout_ms`, 8 seconds), and says so.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Passes queries to the newest connection of the host.
 #[derive(Debug, Default)]

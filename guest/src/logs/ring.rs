@@ -51,33 +51,47 @@ impl Ring {
 
     /// Adds lines, each as soon as there is room for it.
     pub async fn add(&self, source: LogSource, lines: Vec<Line>) {
-        let mut lines = lines.into_iter().peekable();
-        while lines.peek().is_some() {
+        let records = lines.into_iter().map(|Line { bytes: line, continues }| {
+            let source = source.into();
+            LogRecord { source, line, continues, ..LogRecord::default() }
+        });
+        self.put(records).await;
+    }
+
+    /// Adds a line of the agent's own about a process that was killed, as soon as there is room for it.
+    pub async fn add_killed(&self, line: String, killed: String) {
+        let source = LogSource::Agent.into();
+        self.put([LogRecord { source, line: line.into_bytes(), killed, ..LogRecord::default() }].into_iter())
+            .await;
+    }
+
+    async fn put(&self, records: impl Iterator<Item = LogRecord>) {
+        let mut records = records.peekable();
+        while records.peek().is_some() {
             let room = self.room.notified();
             tokio::pin!(room);
             room.as_mut().enable();
-            let added = self.add_what_fits(source, &mut lines);
+            let added = self.put_what_fits(&mut records);
             if added {
                 self.news.notify_waiters();
             }
-            if lines.peek().is_some() {
+            if records.peek().is_some() {
                 room.await;
             }
         }
     }
 
-    fn add_what_fits(&self, source: LogSource, lines: &mut impl Iterator<Item = Line>) -> bool {
+    fn put_what_fits(&self, records: &mut impl Iterator<Item = LogRecord>) -> bool {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let timestamp_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         let mut state = self.lock();
         let mut added = false;
         while state.bytes < self.bound {
-            let Some(Line { bytes: line, continues }) = lines.next() else { break };
-            state.bytes += line.len() + OVERHEAD;
+            let Some(record) = records.next() else { break };
+            state.bytes += record.line.len() + OVERHEAD;
             state.last += 1;
             let sequence = state.last;
-            let source = source.into();
-            state.records.push_back(LogRecord { sequence, timestamp_ns, source, line, continues });
+            state.records.push_back(LogRecord { sequence, timestamp_ns, ..record });
             added = true;
         }
         added

@@ -16,7 +16,8 @@ use hearth_proto::guest::v1::{
 use hearth_vmm_api::config::NetConfig;
 use hearth_vmm_client::tap::open_tap;
 
-use super::support::{Machine, Metal, shell};
+use super::probe;
+use super::support::{Guest, Machine, Metal, shell};
 
 const HOST: Ipv4Addr = Ipv4Addr::new(198, 18, 77, 1);
 
@@ -117,14 +118,21 @@ fn a_restored_guest_goes_on_and_takes_another_identity() {
         microvm_id: "microvm-8".to_string(),
         entropy: vec![7; 64],
         hostname: "eight".to_string(),
+        machine_id: "0123456789abcdef0123456789abcdef".to_string(),
         ..Identify::default()
     };
+    let wrong = Identify { machine_id: "no id".to_string(), ..identify.clone() };
+    assert_eq!(guest.refused(Operation::Identify(wrong)).code(), FailureCode::Invalid);
     guest.done(Operation::Identify(identify));
     let mut logs = guest.logs(2);
     guest.sh("echo two > /go; sync");
     let record = logs.next();
     assert_eq!((record.sequence, record.line), (3, b"2 two".to_vec()));
-    assert_eq!(guest.sh("hostname"), "eight\n");
+    assert_eq!(
+        guest.sh("hostname; cat /etc/hostname; tail -n 1 /etc/hosts"),
+        "eight\neight\n127.0.1.1\teight\n"
+    );
+    assert_eq!(guest.sh("cat /etc/machine-id"), "0123456789abcdef0123456789abcdef\n");
     guest.power_off();
 }
 
@@ -202,6 +210,8 @@ fn names_are_resolved_by_the_host() {
     });
     let found = guest.sh(look_up);
     assert!(found.contains("192.0.2.7") && !found.contains("failed"), "{found}");
+    probe::copy_to(&guest);
+    probe::run(&guest, "six_hundred_names_at_once");
     guest.power_off();
 }
 
@@ -244,5 +254,22 @@ fn a_newer_host_is_served_and_what_makes_no_sense_is_refused() {
     }
     // The agent lives on.
     assert!(guest.open(open::Kind::Dns(OpenDns {})).is_ok());
+    guest.power_off();
+}
+
+#[test]
+fn the_wall_clock_follows_the_hosts() {
+    let Some(metal) = Metal::find() else { return };
+    let mut guest = Machine::new(&metal).boot();
+    guest.start_idle();
+    let time = |guest: &Guest| -> i64 { guest.sh("date +%s").trim().parse().unwrap() };
+    let now = || i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap();
+    for wrong in [1_000_000, now() + 86_400] {
+        guest.exec(shell(&format!("date -s @{wrong}")), None, true).finish().success("setting the clock");
+        assert!((time(&guest) - wrong).abs() < 3_600, "the clock was set");
+        while (time(&guest) - now()).abs() > 60 {
+            guest.sh("sleep 1");
+        }
+    }
     guest.power_off();
 }

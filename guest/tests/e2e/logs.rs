@@ -74,3 +74,28 @@ fn an_app_that_nobody_listens_to_waits_and_loses_nothing() {
     assert_eq!(guest.wait_app().code, 0);
     guest.power_off();
 }
+
+#[test]
+fn a_process_that_is_killed_for_memory_has_a_line() {
+    let Some(metal) = Metal::find() else { return };
+    let mut guest = Machine::new(&metal).boot();
+    // The last line of what has none is all of it. Nobody else is told of who kills himself.
+    guest.start(shell("sh -c 'kill -9 $$'; tail /dev/zero; echo ended with $?"));
+    let mut logs = guest.logs(0);
+    let (mut killed, mut lines) = (Vec::new(), Vec::new());
+    while killed.is_empty() || lines.is_empty() {
+        let record = logs.next();
+        logs.acknowledge(record.sequence);
+        let line = String::from_utf8(record.line.clone()).unwrap();
+        match record.source() {
+            LogSource::Agent => killed.push((record.killed, line)),
+            LogSource::Stdout => lines.push(line),
+            _ => println!("{line}"),
+        }
+    }
+    assert_eq!(lines, ["ended with 137"]);
+    let line = "hearth: tail was killed: the microVM has no memory left";
+    assert_eq!(killed, [("tail".to_owned(), line.to_owned())]);
+    guest.wait_app();
+    guest.power_off();
+}

@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
+use std::net::UdpSocket;
 use std::os::fd::{AsRawFd as _, FromRawFd as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -51,6 +52,33 @@ fn vsock_is_refused_and_other_sockets_are_not() {
     assert_eq!(socket(libc::AF_VSOCK).unwrap_err().raw_os_error(), Some(libc::EAFNOSUPPORT));
     socket(libc::AF_INET).unwrap();
     socket(libc::AF_UNIX).unwrap();
+}
+
+/// Asks for many names before it reads an answer, over a socket for each, as threads of a program do.
+#[test]
+#[ignore = "runs in a container"]
+fn six_hundred_names_at_once() {
+    let ask = |number: u16| {
+        let socket = UdpSocket::bind(("0.0.0.0", 0)).unwrap();
+        socket.connect(("169.254.53.53", 53)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        // One question with this id: the address of a name of one label.
+        let label = format!("n{number:03}");
+        let flags_and_counts = [1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 4];
+        let query =
+            [&number.to_be_bytes()[..], &flags_and_counts, label.as_bytes(), &[0, 0, 1, 0, 1]].concat();
+        socket.send(&query).unwrap();
+        (number, socket)
+    };
+    let asked: Vec<_> = (0..600).map(ask).collect();
+    let failed = asked.iter().filter_map(|(number, socket)| {
+        let mut answer = [0; 512];
+        let received = socket.recv(&mut answer);
+        let is_answer = received.is_ok() && answer[..2] == number.to_be_bytes() && answer[3] & 15 == 0;
+        (!is_answer).then_some((number, received, answer[3] & 15))
+    });
+    let failed: Vec<_> = failed.collect();
+    assert!(failed.is_empty(), "{} of 600 without an answer: {failed:?}", failed.len());
 }
 
 /// Prints lines for ever: the guest's host name, the generation in a mapping of its file, and how many times the file was modified.

@@ -213,7 +213,7 @@ impl RunningBuild {
                     Event::StepFinished(BuildStep { name: step.to_string(), duration_ns })
                 }
                 BuilderEvent::Log { stream, source, line } => {
-                    let stderr = source == LogSource::Stderr;
+                    let stderr = matches!(source, LogSource::Stderr | LogSource::Agent);
                     let name = streams.append(stream, now, stderr, &line);
                     Event::Log(LogEvent {
                         log_stream: name.unwrap_or_default().to_owned(),

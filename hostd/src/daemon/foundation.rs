@@ -43,14 +43,15 @@ impl Foundation {
         let audit_folder = config.data.join("audit");
         let audit = Audit::open(&audit_folder, config.audit.clone(), clock)
             .with_context(|| format!("opening the audit log in {}", audit_folder.display()))?;
-        let output = Arc::new(LogOutput::new(logs.clone(), metrics.clone()));
+        let events = Events::default();
+        let output = Arc::new(LogOutput::new(logs.clone(), metrics.clone(), events.clone(), clock));
         Ok(Self {
             config,
             clock,
             started,
             db,
             faults: Faults::of_environment(),
-            events: Events::default(),
+            events,
             logs,
             metrics,
             audit,

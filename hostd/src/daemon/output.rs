@@ -5,23 +5,31 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hearth_image_builder::build::Step;
 use hearth_proto::guest::v1::{LogRecord, LogSource};
+use hearth_proto::host::v1::Event;
 
 use crate::builds;
+use crate::clock::Clock;
+use crate::events::Events;
 use crate::logs::{Line, Logs, Source, Writer};
 use crate::metrics::{Metrics, Outcome};
 use crate::platform::LogTarget;
 use crate::platform::host::{LogSink, LogWriter};
+
+/// What an event has as the state of a microVM in which a process was killed because no memory was left. It runs on.
+const OUT_OF_MEMORY: &str = "OUT_OF_MEMORY";
 
 /// The log store, as a destination of output.
 #[derive(Debug)]
 pub(super) struct LogOutput {
     logs: Logs,
     metrics: Metrics,
+    events: Events,
+    clock: Clock,
 }
 
 impl LogOutput {
-    pub(super) fn new(logs: Logs, metrics: Metrics) -> Self {
-        Self { logs, metrics }
+    pub(super) fn new(logs: Logs, metrics: Metrics, events: Events, clock: Clock) -> Self {
+        Self { logs, metrics, events, clock }
     }
 }
 
@@ -35,6 +43,19 @@ impl LogSink for LogOutput {
         let writer = self.logs.writer_of(account, &target.group, &target.stream, microvm);
         Ok(Arc::new(MicrovmLog(writer.map_err(|error| error.to_string())?)))
     }
+
+    fn killed(&self, account: &str, microvm: &str, process: &str) {
+        self.metrics.memory_kill();
+        let event = Event {
+            time: Some(self.clock.timestamp()),
+            kind: "microvm".to_owned(),
+            resource: microvm.to_owned(),
+            to_state: OUT_OF_MEMORY.to_owned(),
+            reason: Some(format!("{process} was killed: the microVM has no memory left")),
+            ..Event::default()
+        };
+        self.events.publish(account, event);
+    }
 }
 
 impl LogWriter for MicrovmLog {
@@ -43,7 +64,10 @@ impl LogWriter for MicrovmLog {
     }
 
     fn append(&self, line: &LogRecord) -> Result<(), String> {
-        let source = if line.source() == LogSource::Stderr { Source::Stderr } else { Source::Stdout };
+        let source = match line.source() {
+            LogSource::Stderr | LogSource::Agent => Source::Stderr,
+            LogSource::Stdout | LogSource::Unspecified => Source::Stdout,
+        };
         let timestamp = UNIX_EPOCH + Duration::from_nanos(line.timestamp_ns);
         let line = Line { timestamp, source, sequence: line.sequence, message: &line.line };
         self.0.append(line).map_err(|error| error.to_string())

@@ -83,6 +83,7 @@ pub(super) struct Families {
     /// Accounts that had something on the disk when that was set last.
     with_disk: Arc<Mutex<BTreeSet<String>>>,
     pub(super) hooks: Counts<2>,
+    pub(super) memory_kills: Counter,
     pub(super) audit_lines_lost: Counter,
     pub(super) request_panics: Counter,
     pub(super) scrub_errors: Counter,
@@ -187,6 +188,12 @@ impl Families {
             ),
             with_disk: Arc::default(),
             hooks: added(r, "hook_calls", "Hooks by what became of them", Counts::default()),
+            memory_kills: added(
+                r,
+                "microvm_memory_kills",
+                "Processes in microVMs that their kernels killed because no memory was left, by what the guests say, at most one a second of each",
+                Counter::default(),
+            ),
             audit_lines_lost: added(
                 r,
                 "audit_lines_lost",

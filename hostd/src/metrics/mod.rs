@@ -158,6 +158,11 @@ impl Metrics {
         self.families.request_panics.inner().store(count, Ordering::Relaxed);
     }
 
+    /// Counts a process in a microVM that was killed because no memory was left.
+    pub fn memory_kill(&self) {
+        self.families.memory_kills.inc();
+    }
+
     /// Counts a file that the scrub has found damaged.
     pub fn scrub_error(&self) {
         self.families.scrub_errors.inc();

@@ -37,6 +37,7 @@ fn all() -> Metrics {
     metrics.disks([("000000000001".to_owned(), disk)].into(), 1);
     metrics.audit_lines_lost(1);
     metrics.request_panics(2);
+    metrics.memory_kill();
     metrics.scrub_error();
     metrics.scrub_read(4096);
     metrics.scrubbed(1_700_000_000);
@@ -106,6 +107,7 @@ fn values_are_what_was_told() {
         ("hearth_account_disk_bytes{account=\"000000000002\"}".to_owned(), 0.0),
         ("hearth_disk_waiting_microvms".to_owned(), 1.0),
         ("hearth_request_panics_total".to_owned(), 2.0),
+        ("hearth_microvm_memory_kills_total".to_owned(), 1.0),
         ("hearth_scrub_errors_total".to_owned(), 1.0),
         ("hearth_scrub_read_bytes_total".to_owned(), 4096.0),
         ("hearth_scrub_last_seconds".to_owned(), 1_700_000_000.0),

@@ -1,15 +1,16 @@
 //! MicroVMs are launched, suspended, resumed and terminated.
 
 use std::fs;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
 use hearth_host::limits::LimitsConfig;
+use hearth_image_builder::image::MANIFEST;
 use hearth_model::hooks::{Hook, HookOutcome};
 
 use hearth_hostd::platform::{Exit, Platform as _, PlatformError, Spec, SuspendError};
 
-use super::support::{Site, monitors, names, owned};
+use super::support::{ACCOUNT, Site, monitors, names, owned};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_launched_microvm_has_its_identity_and_its_share_and_leaves_nothing() {
@@ -78,6 +79,40 @@ async fn memory_and_connections_inside_survive_two_suspends() {
     platform.discard(&spec.id).await.unwrap();
     let lines = site.logs.lines(&spec.id);
     assert_eq!(lines.iter().filter(|line| line.contains("/resume")).count(), 2, "{lines:?}");
+    site.assert_clean(platform).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn labels_of_the_image_give_a_name_and_a_clock_that_stands() {
+    const STANDS: Duration = Duration::from_secs(3);
+    let Some(site) = Site::find().await else { return };
+    let platform = site.open().await;
+    let manifest = site.data.join("images").join(ACCOUNT).join("counter/1/b1").join(MANIFEST);
+    let before = fs::read(&manifest).unwrap();
+    let mut labelled: serde_json::Value = serde_json::from_slice(&before).unwrap();
+    labelled["app"]["container"]["Labels"] =
+        serde_json::json!({ "hearth.own-name": "true", "hearth.standing-clock": "true" });
+    fs::write(&manifest, labelled.to_string()).unwrap();
+
+    let mut spec = site.spec(6);
+    let guest = platform.launch(&spec).await.unwrap();
+    let machine = async |id| {
+        let told = site.ask(id, "/machine").await;
+        let words: Vec<&str> = told.split_whitespace().collect();
+        let [name, machine, seconds] = words[..] else { panic!("{told}") };
+        (name.to_owned(), machine.to_owned(), seconds.parse::<f64>().unwrap())
+    };
+    let asked = Instant::now();
+    let (name, id, began) = machine(&spec.id).await;
+    assert_eq!((name, Some(id)), (spec.id.to_string(), spec.id.machine_id()));
+    guest.suspend(1).await.unwrap();
+    tokio::time::sleep(STANDS).await;
+    spec.suspends = 1;
+    let _guest = platform.resume(&spec).await.unwrap();
+    let (_, _, now) = machine(&spec.id).await;
+    assert!(now - began < (asked.elapsed() - STANDS).as_secs_f64(), "from {began} to {now}");
+    fs::write(&manifest, before).unwrap();
+    platform.discard(&spec.id).await.unwrap();
     site.assert_clean(platform).await;
 }
 

@@ -37,7 +37,7 @@ use tokio::sync::OnceCell;
 
 /// How long an app may take to respond on the emulated metal.
 const APP_TIMEOUT: Duration = Duration::from_secs(60);
-const ACCOUNT: &str = "111122223333";
+pub(crate) const ACCOUNT: &str = "111122223333";
 
 /// Stored lines by microVM, with their sequence numbers.
 #[derive(Debug, Default)]
@@ -75,6 +75,10 @@ pub(crate) struct Logs(Arc<Lines>);
 impl LogSink for Logs {
     fn open(&self, _: &str, _: &LogTarget, microvm: &str) -> Result<Arc<dyn LogWriter>, String> {
         Ok(Arc::new(Stream { lines: Arc::clone(&self.0), microvm: microvm.to_owned() }))
+    }
+
+    fn killed(&self, _: &str, microvm: &str, process: &str) {
+        println!("{microvm} | {process} was killed");
     }
 }
 

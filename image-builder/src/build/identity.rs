@@ -31,6 +31,7 @@ impl Identity<'_> {
             entropy: random::<ENTROPY>()?.to_vec(),
             network: stage.guest_network(),
             hostname: String::new(),
+            machine_id: String::new(),
             metadata: self.metadata,
             credentials: self.credentials,
         })

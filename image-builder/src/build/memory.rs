@@ -4,6 +4,7 @@
 //! during which step, says the kernel's log, which is followed meanwhile; without it the counter counts alone. An exit status of 137
 //! says neither: anybody can kill a process.
 
+use hearth_agent_protocol::kernel_log::killed;
 use hearth_model::shape::MemoryClass;
 use hearth_model::text::harmless;
 
@@ -36,7 +37,8 @@ impl Victims {
 
     /// Takes a line of the kernel's log; `steps` is how many steps have begun.
     pub(super) fn line(&mut self, steps: usize, line: &[u8]) {
-        if let Some(name) = victim(line) {
+        if let Some(name) = killed(line) {
+            let name = harmless(name.as_bytes(), NAME);
             if self.seen.len() == VICTIMS {
                 self.seen.remove(0);
             }
@@ -83,18 +85,6 @@ fn parse_count(printed: &str) -> Option<u64> {
     printed.trim().parse().ok()
 }
 
-/// The process that a record of `/dev/kmsg` says was killed (Documentation/ABI/testing/dev-kmsg): `3,812,77190,-;Out of memory: Killed
-/// process 71 (cc1plus) total-vm:…`. Records of processes, which could say anything, have another facility than the kernel's.
-fn victim(record: &[u8]) -> Option<String> {
-    let record = String::from_utf8_lossy(record);
-    let (head, message) = record.split_once(';')?;
-    let priority: u32 = head.split(',').next()?.parse().ok()?;
-    let (_, killed) = (priority < 8).then(|| message.split_once("Killed process "))??;
-    let (_, name) = killed.split_once(" (")?;
-    let name = name.split_once(") total-vm:").map(|(name, _)| name)?;
-    Some(harmless(name.as_bytes(), NAME))
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -127,24 +117,6 @@ mod tests {
             victims.line(2, KILLED);
         }
         assert_eq!(victims.of_step(Some("9"), 2).as_deref(), Some("cc1plus"));
-    }
-
-    #[test]
-    fn only_the_kernel_says_who_was_killed() {
-        assert_eq!(victim(KILLED).as_deref(), Some("cc1plus"));
-        let group = b"3,1,2,-;Memory cgroup out of memory: Killed process 9 (a) b(\x1b[31m) total-vm:1kB";
-        assert_eq!(victim(group).as_deref(), Some("a) b("));
-        let said = b"12,1,2,-;Out of memory: Killed process 71 (python) total-vm:1200kB";
-        for line in [
-            &said[..],
-            b"",
-            b";",
-            b"3;Killed process",
-            b"3,1;Killed process 1 (x)",
-            b"x;Killed process 1 (x) total-vm:",
-        ] {
-            assert_eq!(victim(line), None);
-        }
     }
 
     #[test]

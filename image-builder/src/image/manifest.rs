@@ -54,13 +54,34 @@ pub struct App {
 
 /// The label of images that keep their own `/etc/resolv.conf`, `hosts` and `hostname`.
 const KEEP_ETC: &str = "hearth.keep-etc";
+/// The label of images of which each microVM has a host name and a machine id of its own.
+const OWN_NAME: &str = "hearth.own-name";
+/// The label of images whose monotonic clock stands still while a microVM is suspended.
+const STANDING_CLOCK: &str = "hearth.standing-clock";
 
 impl App {
     /// Whether the image keeps its own `/etc/resolv.conf`, `hosts` and `hostname`: it has the label `hearth.keep-etc=true`.
     #[must_use]
     pub fn keeps_etc(&self) -> bool {
+        self.asks_for(KEEP_ETC)
+    }
+
+    /// Whether the host name of a microVM is its id, and its `/etc/machine-id` made of it: the image has the label
+    /// `hearth.own-name=true`.
+    #[must_use]
+    pub fn has_own_name(&self) -> bool {
+        self.asks_for(OWN_NAME)
+    }
+
+    /// Whether the monotonic clock goes on after a suspend where it stood: the image has the label `hearth.standing-clock=true`.
+    #[must_use]
+    pub fn has_standing_clock(&self) -> bool {
+        self.asks_for(STANDING_CLOCK)
+    }
+
+    fn asks_for(&self, label: &str) -> bool {
         let labels = self.container.get("Labels");
-        labels.and_then(|labels| labels.get(KEEP_ETC)).is_some_and(|value| value == "true")
+        labels.and_then(|labels| labels.get(label)).is_some_and(|value| value == "true")
     }
 
     /// The process with which the agent starts the app.
@@ -113,4 +134,25 @@ pub struct BaseOrigin {
     pub version: u64,
     /// The digest over the sources of the base image.
     pub digest: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_options_where_they_are_true() {
+        let app = |labels: serde_json::Value| App {
+            container: BTreeMap::from([("Labels".to_owned(), labels)]),
+            ..App::default()
+        };
+        let options = |app: &App| (app.keeps_etc(), app.has_own_name(), app.has_standing_clock());
+        assert_eq!(options(&App::default()), (false, false, false));
+        let all = serde_json::json!({
+            "hearth.keep-etc": "true", "hearth.own-name": "true", "hearth.standing-clock": "true"
+        });
+        assert_eq!(options(&app(all)), (true, true, true));
+        let none = serde_json::json!({ "hearth.keep-etc": "yes", "hearth.own-name": "false", "x.standing-clock": "true" });
+        assert_eq!(options(&app(none)), (false, false, false));
+    }
 }

@@ -31,9 +31,9 @@ pub(super) fn network(mtu: u16) -> proto::Network {
 }
 
 /// The identification message for a restored guest, with fresh entropy and the current time. Its metadata settings
-/// are those of the image.
+/// are those of the image. With `own_name`, host name and machine id are those of the microVM.
 pub(super) fn message(
-    microvm: &MicrovmId,
+    (microvm, own_name): (&MicrovmId, bool),
     clock: &Clock,
     network: Option<proto::Network>,
     credentials: Option<&Credentials>,
@@ -41,12 +41,14 @@ pub(super) fn message(
     let mut entropy = vec![0; ENTROPY];
     File::open("/dev/urandom")?.read_exact(&mut entropy)?;
     let now = clock.now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let machine_id = microvm.machine_id().filter(|_| own_name);
     Ok(proto::Identify {
         microvm_id: microvm.to_string(),
         wall_clock_ns: u64::try_from(now).unwrap_or_default(),
         entropy,
         network,
-        hostname: String::new(),
+        hostname: machine_id.as_ref().map(|_| microvm.to_string()).unwrap_or_default(),
+        machine_id: machine_id.unwrap_or_default(),
         metadata: None,
         credentials: credentials.map(grant),
     })
@@ -130,12 +132,18 @@ mod tests {
     #[test]
     fn a_guest_gets_entropy_of_its_own_and_what_is_true_now() {
         let clock = Clock::system();
-        let one = message(&"microvm-1".parse().unwrap(), &clock, Some(network(1400)), None).unwrap();
-        let other = message(&"microvm-2".parse().unwrap(), &clock, None, None).unwrap();
+        let [first, second] = [1, 2].map(|number| MicrovmId::with_uuid(uuid::Uuid::from_u128(number)));
+        let one = message((&first, false), &clock, Some(network(1400)), None).unwrap();
+        let other = message((&second, true), &clock, None, None).unwrap();
         assert_ne!(one.entropy, other.entropy);
         assert_eq!(one.entropy.len(), ENTROPY);
         assert_eq!(one.network.unwrap().mtu, 1400);
         assert!(one.wall_clock_ns > 1_700_000_000_000_000_000 && one.metadata.is_none());
+        assert!(one.hostname.is_empty() && one.machine_id.is_empty());
+        assert_eq!(
+            (other.hostname, &*other.machine_id),
+            (second.to_string(), "00000000000000000000000000000002")
+        );
     }
 
     /// Answers the next request of a host, and returns the credentials in it.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use hearth_host::agent::control::Control;
 use hearth_host::agent::{Agent, AgentError};
 use hearth_model::id::{AccountId, MicrovmId};
+use hearth_model::text::harmless;
 use hearth_proto::guest::v1::{LogRecord, Status};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
@@ -20,6 +21,10 @@ use crate::platform::LogTarget;
 
 /// Pause before a failed operation is retried: at first, and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// Shortest time between two killed processes of a guest that are told of; the log has a line for each.
+const KILLS_APART: Duration = Duration::from_secs(1);
+/// Most bytes of the name of a process, which has 15 that may be escaped.
+const PROCESS_NAME: usize = 64;
 /// Interval at which [`taken`] polls the guest's status.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
@@ -31,6 +36,9 @@ pub trait LogSink: Send + Sync + Debug + 'static {
     /// # Errors
     /// Why the stream cannot be written to; the caller retries later.
     fn open(&self, account: &str, target: &LogTarget, microvm: &str) -> Result<Arc<dyn LogWriter>, String>;
+
+    /// Tells that a guest says its kernel has killed a process of this name because no memory was left.
+    fn killed(&self, account: &str, microvm: &str, process: &str);
 }
 
 /// Writes the lines of one microVM to one stream.
@@ -100,6 +108,16 @@ impl Output {
         }
     }
 
+    /// Tells of a process that was killed, if the line is about one. A guest could write such lines all the time.
+    fn tell_of_kill(&self, line: &LogRecord, told: &mut Option<Instant>) {
+        if line.killed.is_empty() || told.is_some_and(|told| told.elapsed() < KILLS_APART) {
+            return;
+        }
+        *told = Some(Instant::now());
+        let process = harmless(line.killed.as_bytes(), PROCESS_NAME);
+        self.sink.killed(self.account.as_str(), self.microvm.as_str(), &process);
+    }
+
     async fn open(&self) -> Option<Arc<dyn LogWriter>> {
         let target = self.target.clone()?;
         let mut backoff = Backoff::new();
@@ -155,10 +173,12 @@ async fn take(agent: &Agent, output: &Output, writer: Option<&Arc<dyn LogWriter>
         Err(error) => return error,
     };
     let (received, mut waiting) = backlog();
+    let mut told = None;
     let read = async move {
         loop {
             match lines.next().await {
                 Ok(line) => {
+                    output.tell_of_kill(&line, &mut told);
                     if !received.add(line).await {
                         return AgentError::Confused; // the receiver is gone
                     }
@@ -252,11 +272,15 @@ mod tests {
     }
 
     #[derive(Debug, Clone, Default)]
-    struct Sink(Arc<Memory>);
+    struct Sink(Arc<Memory>, Arc<Mutex<Vec<String>>>);
 
     impl LogSink for Sink {
         fn open(&self, _: &str, _: &LogTarget, _: &str) -> Result<Arc<dyn LogWriter>, String> {
             Ok(Arc::clone(&self.0) as Arc<dyn LogWriter>)
+        }
+
+        fn killed(&self, account: &str, microvm: &str, process: &str) {
+            self.1.lock().unwrap().push(format!("{account} {microvm} {process}"));
         }
     }
 
@@ -302,6 +326,28 @@ mod tests {
         send_lines(&mut line, after + 1..=300).await;
         acknowledged(&mut line, 300).await;
         assert_eq!(*sink.0.lines.lock().unwrap(), (1..=300).collect::<Vec<_>>());
+        following.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn killed_processes_are_told_of_but_not_as_fast_as_a_guest_writes() {
+        let (agent, mut guest) = played();
+        let sink = Sink::default();
+        let following = tokio::spawn(follow(agent, output(None, &sink)));
+        let (mut line, _) = accept(&mut guest).await;
+        for sequence in 1..=3 {
+            let killed = format!("\u{1b}[31mpython{sequence}\n");
+            line.send(&LogRecord { sequence, killed, ..LogRecord::default() }).await.unwrap();
+        }
+        acknowledged(&mut line, 3).await;
+        tokio::time::advance(KILLS_APART).await;
+        let record = LogRecord { sequence: 4, killed: "x".repeat(1000), ..LogRecord::default() };
+        line.send(&record).await.unwrap();
+        line.send(&LogRecord { sequence: 5, ..LogRecord::default() }).await.unwrap();
+        acknowledged(&mut line, 5).await;
+        let told = sink.1.lock().unwrap().clone();
+        assert_eq!(told[0], "111122223333 microvm-1 python1");
+        assert!(told.len() == 2 && told[1].len() < 100 && told[1].contains("xxx"), "{told:?}");
         following.abort();
     }
 

@@ -43,6 +43,8 @@ struct Restored {
     microvm: Microvm,
     process: Arc<Process>,
     card: bool,
+    /// Host name and machine id are the microVM's own.
+    own_name: bool,
     /// The network is being given to its account, meanwhile.
     assigned: Assigned,
     lease: Lease,
@@ -189,7 +191,7 @@ impl Host {
             spawn_blocking(move || making.host.restore(&spec, &folder, &making, so_far))
         };
         let (restored, credentials) = tokio::join!(restoring, self.credentials(spec));
-        let Restored { microvm, process, card, assigned, lease, timeline: so_far } = restored??;
+        let Restored { microvm, process, card, own_name, assigned, lease, timeline: so_far } = restored??;
         *timeline = so_far;
         let credentials = credentials?;
         timeline.done("credentials");
@@ -200,7 +202,7 @@ impl Host {
             assigned.await??;
         }
         let network = card.then(|| identity::network(self.config.network.mtu));
-        let identify = identity::message(&spec.id, &self.clock, network, credentials.as_ref());
+        let identify = identity::message((&spec.id, own_name), &self.clock, network, credentials.as_ref());
         let identify = identify.map_err(failed("reading", Path::new("/dev/urandom")))?;
         let identified = control.identify(identify).await;
         identified.map_err(|error| explained(error, &microvm))?;
@@ -273,7 +275,7 @@ impl Host {
         }
         make_folder(&place.state).map_err(failed("making", &place.state))?;
         let image = Image::open(folder)?;
-        let shape = image.manifest().shape;
+        let (shape, app) = (image.manifest().shape, &image.manifest().app);
         timeline.done("image");
         let monitor = self.monitor(shape.into())?;
         timeline.done("monitor");
@@ -295,6 +297,7 @@ impl Host {
         let overlay = create("making the microVM's overlay", &place.overlay(from))?;
         let (snapshot, clock) = match from {
             0 => (folder.join(SNAPSHOT), RestoreClock::Continue),
+            number if app.has_standing_clock() => (place.suspended(number), RestoreClock::Continue),
             number => (place.suspended(number), RestoreClock::Advance),
         };
         let disks = vec![DiskSource::Overlay { base, layers: Vec::new(), overlay }];
@@ -306,7 +309,8 @@ impl Host {
         timeline.parts("restore", &restored.steps);
         let room = Room::new(place.run.clone(), rates, self.output(spec));
         lease.held_by(Arc::new(room), Some(true));
-        Ok(Restored { microvm, process, card: network.is_some(), assigned, lease, timeline })
+        let (card, own_name) = (network.is_some(), app.has_own_name());
+        Ok(Restored { microvm, process, card, own_name, assigned, lease, timeline })
     }
 
     /// Where the output of a microVM goes.
