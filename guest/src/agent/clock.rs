@@ -67,27 +67,24 @@ impl WallClock {
     /// Sets the clock to a time that the host says, in nanoseconds since 1970, and keeps it as far from the host's.
     pub(super) fn set(&self, nanoseconds: i64) -> io::Result<()> {
         write(nanoseconds)?;
-        if let Some(host) = self.host_time() {
-            let ahead = nanoseconds.saturating_sub(host?);
-            let is_late = (-LATE..LATE).contains(&ahead);
-            self.ahead.store(if is_late { 0 } else { ahead }, Ordering::Relaxed);
-        }
+        let ahead = self.host_time().map_or(0, |host| nanoseconds.saturating_sub(host));
+        let is_late = (-LATE..LATE).contains(&ahead);
+        self.ahead.store(if is_late { 0 } else { ahead }, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Corrects the clock from time to time, until that fails.
-    pub(super) async fn follow(&self) -> io::Error {
+    /// Corrects the clock from time to time, for ever.
+    pub(super) async fn follow(&self) {
         loop {
             tokio::time::sleep(INTERVAL).await;
-            if let Err(error) = self.correct() {
-                return error;
-            }
+            // Nobody could do anything about an error here, and the next attempt may succeed.
+            let _ = self.correct();
         }
     }
 
     fn correct(&self) -> io::Result<()> {
         let Some(host) = self.host_time() else { return Ok(()) };
-        let right = host?.saturating_add(self.ahead.load(Ordering::Relaxed));
+        let right = host.saturating_add(self.ahead.load(Ordering::Relaxed));
         let difference = right.saturating_sub(read(libc::CLOCK_REALTIME)?);
         let correction = Correction::of(difference);
         if correction == Correction::None || is_kept_by_others()? {
@@ -99,9 +96,10 @@ impl WallClock {
         }
     }
 
-    fn host_time(&self) -> Option<io::Result<i64>> {
+    /// None on a host whose KVM has no such clock, which may be another one than that of the snapshot.
+    fn host_time(&self) -> Option<i64> {
         // A dynamic POSIX clock (clock_getres(2), "Dynamic clocks").
-        self.host.as_ref().map(|host| read((!host.as_raw_fd() << 3) | 3))
+        read((!self.host.as_ref()?.as_raw_fd() << 3) | 3).ok()
     }
 }
 

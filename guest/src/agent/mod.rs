@@ -143,10 +143,7 @@ impl Agent {
     /// Has the wall clock follow the host's.
     pub fn keep_clock(self: &Arc<Self>) {
         let agent = Arc::clone(self);
-        tokio::spawn(async move {
-            let error = agent.clock.follow().await;
-            init::console(&format!("hearth-guest: the wall clock does not follow the host's: {error}"));
-        });
+        tokio::spawn(async move { agent.clock.follow().await });
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
