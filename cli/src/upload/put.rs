@@ -43,8 +43,10 @@ pub(super) async fn put(
     let shown = live.is_terminal() && !quiet;
     let answer = loop {
         tokio::select! {
-            answer = &mut answer => break answer,
+            // The first tick is at once: an upload of no time is shown, too.
+            biased;
             _ = tick.tick(), if shown => live.show(&bar.at(begin.elapsed(), sent.load(Ordering::Relaxed)))?,
+            answer = &mut answer => break answer,
         }
     };
     live.clear()?;
