@@ -440,6 +440,9 @@ impl Options {
             own.extend(chosen.iter().map(|project| project.name.as_str()));
             own.extend(self.words().is_empty().then_some(suites::NAMES_OF_THE_HOST));
         }
+        if suite.name == soak::SUITE && self.only.is_none() && !self.full {
+            own.extend(["--skip", soak::TEST]);
+        }
         let threads = format!("--test-threads={}", suite.at_once);
         let arguments =
             [threads.as_str()].into_iter().chain(suite.part(boot.cpu, self.full).iter().copied()).chain(own);

@@ -1,5 +1,5 @@
 //! `cargo xtask soak`: the daemon's test with hostile guests and clients beside an honest account (`hostd/tests/e2e/soak/`), for as long as
-//! is wanted. `cargo xtask test` runs its short form.
+//! is wanted. `cargo xtask test --full` and `--only daemon` run its short form.
 
 use anyhow::Result;
 use clap::Args;
@@ -10,9 +10,9 @@ use crate::cache::Cache;
 /// Variable with the minutes that the test attacks.
 pub(super) const MINUTES: &str = "HEARTH_SOAK_MINUTES";
 /// The suite with the test.
-const SUITE: &str = "daemon";
+pub(super) const SUITE: &str = "daemon";
 /// The test's name.
-const TEST: &str = "soak::";
+pub(super) const TEST: &str = "soak::";
 
 /// Attacks a daemon on the metal with five hostile guests and hostile clients, and measures an honest account beside them.
 #[derive(Args, Debug)]
