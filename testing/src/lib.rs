@@ -1,6 +1,7 @@
 //! Shared by the tests of all packages.
 //!
 //! * [`skip`] – skips a test that cannot run on this machine
+//! * [`full`] – whether the long tests run, too
 //! * [`fill_disk`] – fills a disk
 //! * [`search`] – searches for texts in snapshots
 //! * `calls` – calls with extreme values of every method that the daemon has (feature `calls`: only its own tests need gRPC)
@@ -23,6 +24,15 @@ use std::thread;
 const COMPLETE: &str = "HEARTH_METAL";
 /// Environment variable with the path of a file that gets a line for each skipped test: its program, a tab, its name.
 const NOTES: &str = "HEARTH_SKIPPED";
+
+/// Environment variable with which the long tests run, too.
+const FULL: &str = "HEARTH_FULL";
+
+/// Whether the long tests run, too: with `cargo xtask test --full`.
+#[must_use]
+pub fn full() -> bool {
+    env::var_os(FULL).is_some()
+}
 
 /// Appends to a file until its disk is full to the last byte.
 ///

@@ -5,9 +5,11 @@
 //!
 //! Whoever keeps the clock in the microVM itself – an NTP client of an app with all capabilities – says so to the kernel, and the agent leaves it alone.
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
@@ -28,10 +30,10 @@ const SINGLE_SHOT: libc::c_uint = 0x8001;
 const UNSYNCHRONISED: libc::c_int = 0x40;
 
 /// The wall clock.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct WallClock {
-    /// None where the host has no such clock: then the guest's runs by itself.
-    host: Option<File>,
+    /// Once it is followed. Where the host has no such clock, the guest's runs by itself.
+    host: OnceLock<File>,
     /// How many nanoseconds the guest's clock is kept ahead of the host's: as many as the host has said.
     ahead: AtomicI64,
 }
@@ -55,15 +57,6 @@ impl Correction {
 }
 
 impl WallClock {
-    pub(super) fn open() -> (Self, io::Result<()>) {
-        let host = File::open(HOST);
-        let (host, opened) = match host {
-            Ok(host) => (Some(host), Ok(())),
-            Err(error) => (None, Err(error)),
-        };
-        (Self { host, ahead: AtomicI64::new(0) }, opened)
-    }
-
     /// Sets the clock to a time that the host says, in nanoseconds since 1970, and keeps it as far from the host's.
     pub(super) fn set(&self, nanoseconds: i64) -> io::Result<()> {
         write(nanoseconds)?;
@@ -73,8 +66,10 @@ impl WallClock {
         Ok(())
     }
 
-    /// Corrects the clock from time to time, for ever.
-    pub(super) async fn follow(&self) {
+    /// Corrects the clock from time to time, for ever. Returns only if there is no clock to follow.
+    pub(super) async fn follow(&self) -> io::Result<Infallible> {
+        let host = File::open(HOST)?;
+        self.host.get_or_init(|| host);
         loop {
             tokio::time::sleep(INTERVAL).await;
             // Nobody could do anything about an error here, and the next attempt may succeed.
@@ -86,20 +81,18 @@ impl WallClock {
         let Some(host) = self.host_time() else { return Ok(()) };
         let right = host.saturating_add(self.ahead.load(Ordering::Relaxed));
         let difference = right.saturating_sub(read(libc::CLOCK_REALTIME)?);
-        let correction = Correction::of(difference);
-        if correction == Correction::None || is_kept_by_others()? {
-            return Ok(());
-        }
-        match correction {
+        match Correction::of(difference) {
+            Correction::None => Ok(()),
+            _ if is_kept_by_others()? => Ok(()),
+            Correction::Slew => slew(difference),
             Correction::Step => write(right),
-            _ => slew(difference),
         }
     }
 
     /// None on a host whose KVM has no such clock, which may be another one than that of the snapshot.
     fn host_time(&self) -> Option<i64> {
         // A dynamic POSIX clock (clock_getres(2), "Dynamic clocks").
-        read((!self.host.as_ref()?.as_raw_fd() << 3) | 3).ok()
+        read((!self.host.get()?.as_raw_fd() << 3) | 3).ok()
     }
 }
 

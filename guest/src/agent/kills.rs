@@ -2,6 +2,7 @@
 //!
 //! A killed process often says nothing itself, and its exit status of 137 is that of any SIGKILL. The kernel's log says which it was.
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -19,14 +20,7 @@ const LOG: &str = "/dev/kmsg";
 const RECORD: usize = 8 << 10;
 
 /// Follows the kernel's log from now on, and adds the lines. Returns only with an error.
-pub(super) async fn follow(ring: Arc<Ring>) -> io::Error {
-    match try_follow(&ring).await {
-        Ok(never) => match never {},
-        Err(error) => error,
-    }
-}
-
-async fn try_follow(ring: &Ring) -> io::Result<std::convert::Infallible> {
+pub(super) async fn follow(ring: Arc<Ring>) -> io::Result<Infallible> {
     let mut log = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(LOG)?;
     log.seek(SeekFrom::End(0))?;
     // SAFETY: a file is open, and the same one, as long as it lives.

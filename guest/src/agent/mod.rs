@@ -109,10 +109,7 @@ impl Agent {
         let logs = Arc::new(logs::Ring::default());
         let (metadata, dns) = (Arc::default(), Arc::default());
         let (state, making) = (Mutex::default(), tokio::sync::Mutex::default());
-        let (clock, follows) = clock::WallClock::open();
-        if let Err(error) = follows {
-            init::console(&format!("hearth-guest: the wall clock does not follow the host's: {error}"));
-        }
+        let clock = clock::WallClock::default();
         Ok(Arc::new(Self { spawner, logs, metadata, dns, clock, state, making }))
     }
 
@@ -135,7 +132,7 @@ impl Agent {
     pub fn watch_kills(&self) {
         let ring = Arc::clone(&self.logs);
         tokio::spawn(async move {
-            let error = kills::follow(ring).await;
+            let Err(error) = kills::follow(ring).await;
             init::console(&format!("hearth-guest: processes that are killed are not told of: {error}"));
         });
     }
@@ -143,7 +140,10 @@ impl Agent {
     /// Has the wall clock follow the host's.
     pub fn keep_clock(self: &Arc<Self>) {
         let agent = Arc::clone(self);
-        tokio::spawn(async move { agent.clock.follow().await });
+        tokio::spawn(async move {
+            let Err(error) = agent.clock.follow().await;
+            init::console(&format!("hearth-guest: the wall clock does not follow the host's: {error}"));
+        });
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

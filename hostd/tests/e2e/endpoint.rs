@@ -11,7 +11,6 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::support::api::request;
 use crate::support::endpoint::Endpoint;
-use crate::support::site::full;
 use crate::support::{Daemon, until};
 
 /// Number of requests in a wave; below, the number of waves.
@@ -98,7 +97,7 @@ async fn an_app_answers_at_its_endpoint_and_wakes_up_for_a_request() {
     assert_eq!(endpoint.message().await, format!("request {} of this microVM's life", last + 2));
     assert_eq!(endpoint.count_up(2).await, [last + 3, last + 4].map(|count| u8::try_from(count).unwrap()));
 
-    if full() {
+    if hearth_testing::full() {
         // Nothing passes the gate for a minute.
         tokio::time::sleep(Duration::from_secs(55)).await;
         assert_eq!(state(&daemon, id).await, Running);

@@ -24,6 +24,7 @@
 //! * `extremes` – calls with extreme values
 //! * `access` – TLS, API keys, accounts, reflection
 //! * `goldens` – what earlier releases have left on a host
+//! * `projects` – public projects, as others write them
 
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -38,6 +39,7 @@ mod images;
 mod lifecycle;
 mod logs;
 mod outages;
+mod projects;
 mod scrub;
 mod silent;
 mod soak;

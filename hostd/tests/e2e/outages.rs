@@ -5,7 +5,6 @@ use tonic::{Code, Status};
 
 use crate::support::api::request;
 use crate::support::app::{ask, count};
-use crate::support::site::full;
 use crate::support::{Daemon, until};
 
 #[tokio::test]
@@ -122,7 +121,7 @@ const LEGS: [Leg; 4] = [
 async fn a_daemon_that_dies_at_a_bad_moment_leaves_nothing_half_done() {
     let Some(mut daemon) = Daemon::start().await else { return };
     let image = daemon.counter().await;
-    let rounds = if full() { LEGS[0].points.len() } else { 1 };
+    let rounds = if hearth_testing::full() { LEGS[0].points.len() } else { 1 };
     for round in 0..rounds {
         let mut wanted = request(&image);
         wanted.client_token = Some(format!("round {round}"));

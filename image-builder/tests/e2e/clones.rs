@@ -11,10 +11,24 @@ use hearth_testing::search::find;
 
 use super::support::{RecordedEvents, Site, ask};
 
+/// How the apps answer: hooks with nothing.
+const ANSWERS: &str = r#"
+import http.server
+class Answers(http.server.BaseHTTPRequestHandler):
+    def answer(self, text):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(text.encode())
+    def do_POST(self):
+        self.answer("")
+    def log_message(self, *words):
+        pass
+"#;
+
 /// Prints the time and a random number every millisecond, and serves the metadata service's answer at a path. It requests
 /// only the names of roles: credentials that it fetched would be in its memory, and in every clone's.
 const APP: &str = r#"
-import http.server, os, threading, time, urllib.error, urllib.request
+import os, threading, time, urllib.error, urllib.request
 # Many, since a text that lies across the end of a page need not go on in the next one of the machine.
 KEPT = [os.environ["KEPT_ONE"] + os.environ["KEPT_OTHER"] + str(number) for number in range(100)]
 SERVICE = "http://169.254.169.254/latest/"
@@ -31,17 +45,9 @@ def tick():
     while True:
         print("tick", time.time_ns(), os.urandom(8).hex(), flush=True)
         time.sleep(0.001)
-class Handler(http.server.BaseHTTPRequestHandler):
-    def answer(self, text):
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(text.encode())
+class Handler(Answers):
     def do_GET(self):
         self.answer(metadata(self.path.lstrip("/")))
-    def do_POST(self):
-        self.answer("")
-    def log_message(self, *words):
-        pass
 print("role:", metadata("meta-data/iam/security-credentials/"), flush=True)
 threading.Thread(target=tick, daemon=True).start()
 http.server.ThreadingHTTPServer(("0.0.0.0", 8080), Handler).serve_forever()
@@ -94,7 +100,7 @@ async fn clones_have_neither_the_builds_credentials_nor_its_time_nor_its_chance(
         "ticking",
         "FROM hearth/python:3.13\nCOPY app.py /\nENTRYPOINT [\"python3\", \"/app.py\"]\n",
     );
-    fs::write(context.join("app.py"), APP).unwrap();
+    fs::write(context.join("app.py"), [ANSWERS, APP].concat()).unwrap();
     let mut request = site.request(&context, "ticking");
     request.build_role = Some(RoleUse::new(request.platform.account.clone(), ROLE));
     let kept = secret();
@@ -143,7 +149,7 @@ async fn clones_have_neither_the_builds_credentials_nor_its_time_nor_its_chance(
 
 /// Draws random numbers of OpenSSL in one thread, before the snapshot and at each request, and watches the generation.
 const DRAWING: &str = r#"
-import ctypes, http.server, mmap, os, select, ssl
+import ctypes, mmap, os, select, ssl
 PATH = "/run/hearth/generation"
 IN_MODIFY = 2
 libc = ctypes.CDLL(None)
@@ -151,18 +157,10 @@ watch = libc.inotify_init()
 libc.inotify_add_watch(watch, PATH.encode(), IN_MODIFY)
 with open(PATH, "rb") as file:
     mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-class Handler(http.server.BaseHTTPRequestHandler):
-    def answer(self, text):
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(text.encode())
+class Handler(Answers):
     def do_GET(self):
         changed = bool(select.select([watch], [], [], 0)[0])
         self.answer(f"{ssl.RAND_bytes(16).hex()} {changed} {mapped[:].decode().strip()}")
-    def do_POST(self):
-        self.answer("")
-    def log_message(self, *words):
-        pass
 ssl.create_default_context()
 print("drew", ssl.RAND_bytes(16).hex(), mapped[:].decode(), flush=True)
 http.server.HTTPServer(("0.0.0.0", 8080), Handler).serve_forever()
@@ -176,7 +174,7 @@ async fn clones_draw_no_number_of_openssl_twice_and_find_another_generation() {
         "FROM hearth/python:3.13\nCOPY app.py /\nCOPY libcrypto.so.1.1 /opt/\n\
          RUN apt-get --version && ! ls /usr/lib/hearth\nENTRYPOINT [\"python3\", \"/app.py\"]\n",
     );
-    fs::write(context.join("app.py"), DRAWING).unwrap();
+    fs::write(context.join("app.py"), [ANSWERS, DRAWING].concat()).unwrap();
     let old = "\x7fELF OpenSSL 1.1.1w  11 Sep 2023\0OPENSSLDIR: \"/usr/lib/ssl\"\0";
     fs::write(context.join("libcrypto.so.1.1"), old).unwrap();
     let (built, events) = site.build(&site.request(&context, "drawing")).await;

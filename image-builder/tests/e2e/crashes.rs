@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use super::support::{Site, full, groups, monitors};
+use super::support::{Site, groups, monitors};
 
 /// Steps, by the texts with which the program announces them.
 const ALL: [&str; 7] = [
@@ -62,7 +62,7 @@ fn assert_is_bounded() {
 #[tokio::test]
 async fn a_killed_builder_leaves_nothing_that_the_next_one_does_not_remove() {
     let Some(site) = Site::alone() else { return };
-    let steps = if full() { &ALL[..] } else { &SAMPLE };
+    let steps = if hearth_testing::full() { &ALL[..] } else { &SAMPLE };
     for step in steps {
         let out = site.folder.path().join("killed.image");
         let mut builder = start(&site, &out);

@@ -6,7 +6,7 @@ use std::path::Path;
 use hearth_host::network::Egress;
 use hearth_image_builder::build::LogStream;
 
-use super::support::{Site, full};
+use super::support::Site;
 
 /// Cases that only have to build: each step fails if something in it is not as with Docker. They are grouped into stages, of which the
 /// last takes a file each, since no stage is built that nobody needs.
@@ -190,7 +190,7 @@ async fn what_docker_builds_is_built_and_the_next_build_takes_it_from_the_cache(
     fs::remove_dir_all(image.folder()).unwrap();
 
     // The cache between builds is in a test of failures, too.
-    if !full() {
+    if !hearth_testing::full() {
         return;
     }
     // One file is another: what comes before it is not done again, and the cache mount is still there.

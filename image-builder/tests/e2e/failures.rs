@@ -10,7 +10,7 @@ use hearth_image_builder::failure::{FailureCode, StateReason};
 
 use hearth_model::shape::MemoryClass;
 
-use super::support::{Site, full, seconds};
+use super::support::{Site, seconds};
 
 #[tokio::test]
 async fn a_failing_step_is_named_in_the_log_and_the_layers_before_it_are_kept() {
@@ -121,7 +121,7 @@ async fn a_step_may_take_the_memory_of_the_class_and_says_so_when_it_takes_more(
         "{reason}"
     );
 
-    if !full() {
+    if !hearth_testing::full() {
         return;
     }
     request.memory = MemoryClass::try_from(2048).unwrap();
@@ -146,7 +146,7 @@ async fn an_image_that_cannot_be_pulled_is_named_with_its_registry() {
         ),
     ];
     // Both fail at the same place.
-    for (name, from, why) in cases.into_iter().skip(usize::from(!full())) {
+    for (name, from, why) in cases.into_iter().skip(usize::from(!hearth_testing::full())) {
         let context = site.dockerfile(name, &format!("FROM {from}\n"));
         let mut request = site.request(&context, name);
         request.egress = Egress::None;

@@ -28,11 +28,6 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::Runtime;
 
-/// Whether all tests run, with `cargo xtask test --full`.
-pub(crate) fn full() -> bool {
-    env::var_os("HEARTH_FULL").is_some()
-}
-
 /// Timeout for an app's answer on the emulated metal.
 const APP_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -157,19 +152,20 @@ impl Site {
         let held = TURN.read().unwrap_or_else(PoisonError::into_inner);
         let mut site = Self::with(metal, Turn::Shared { _held: held });
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        let (_, folder) = shared.get_or_insert_with(|| {
+        if let Some((_, folder)) = &*shared {
+            site.work = folder.path().join("work");
+        } else {
             let folder = tempfile::tempdir().unwrap();
             site.work = folder.path().join("work");
-            (Arc::new(site.open()), folder)
-        });
-        site.work = folder.path().join("work");
+            *shared = Some((Arc::new(site.open()), folder));
+        }
         drop(shared);
         Some(site)
     }
 
     /// A host for a test that only full runs have, since it takes a minute or more and others test the same mechanism.
     pub(crate) fn of_full_run() -> Option<Self> {
-        if full() { Self::new() } else { None }
+        if hearth_testing::full() { Self::new() } else { None }
     }
 
     /// A host that no other test uses, for settings and checks that would disturb others.

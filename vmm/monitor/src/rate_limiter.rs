@@ -349,7 +349,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(if std::env::var_os("HEARTH_FULL").is_some() { 8192 } else { 256 }))]
+        #![proptest_config(ProptestConfig::with_cases(if hearth_testing::full() { 8192 } else { 256 }))]
 
         /// For any sequence of requests, the tokens that pass stay within size + burst + rate × time and the largest
         /// overdraft, and a request that waits until the reported time passes.

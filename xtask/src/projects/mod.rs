@@ -1,11 +1,12 @@
-//! Public projects, as others write them, whose Dockerfiles are built on the metal in tests (`hostd/tests/projects/`).
+//! Public projects, as others write them, whose Dockerfiles are built on the metal in tests (`hostd/tests/e2e/projects/`).
 //!
 //! `tests/projects/NAME/` is what a project has in its repository, `projects.json` says what is expected of it, and `images.json` what is in
 //! the images that the Dockerfiles begin with. Those are made here, of Debian's packages, with the programs that the public images add to
 //! them as far as the projects need these ([`images`]), and become the store of a registry ([`store`]), which the test starts and names
 //! as a mirror of Docker Hub: so the Dockerfiles have public names in them, and no test depends on Docker Hub.
 //!
-//! With `--full` all of them run. Otherwise a pair runs which the date chooses, of those that take five minutes at most together.
+//! With `--full` all of them run. Where the suite runs by itself and no project is named, a pair runs which the date chooses, of those that take
+//! five minutes at most together.
 
 mod images;
 mod store;

@@ -432,20 +432,23 @@ impl Options {
 
     /// The program and arguments of a suite.
     fn program(&self, metal: &Metal, built: &Built, boot: &Boot, suite: &Suite, processors: &[Cpu]) -> Run {
-        let mut own: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
+        let mut own = self.arguments.clone();
         if let Some((chosen, _)) = built.projects.as_ref().filter(|_| suite.name == suites::PROJECTS) {
             // Only what these need is there.
             own.retain(|word| word.starts_with('-'));
-            own.push("--exact");
-            own.extend(chosen.iter().map(|project| project.name.as_str()));
-            own.extend(self.words().is_empty().then_some(suites::NAMES_OF_THE_HOST));
+            own.push("--exact".to_owned());
+            let names = chosen.iter().map(|project| project.name.as_str());
+            let names = names.chain(self.words().is_empty().then_some(suites::NAMES_OF_THE_HOST));
+            own.extend(names.map(|name| format!("{}{name}", suites::IN_PROJECTS)));
         }
-        if suite.name == soak::SUITE && self.only.is_none() && !self.full {
-            own.extend(["--skip", soak::TEST]);
+        if suite.name == soak::SUITE {
+            let soak = (self.only.is_none() && !self.full).then_some(soak::TEST);
+            let left_out = [suites::IN_PROJECTS].into_iter().chain(soak);
+            own.extend(left_out.flat_map(|name| ["--skip", name]).map(str::to_owned));
         }
         let threads = format!("--test-threads={}", suite.at_once);
-        let arguments =
-            [threads.as_str()].into_iter().chain(suite.part(boot.cpu, self.full).iter().copied()).chain(own);
+        let part = suite.part(boot.cpu, self.full).iter().copied();
+        let arguments = [threads.as_str()].into_iter().chain(part).chain(own.iter().map(String::as_str));
         let words = if self.runs_foreign(suite) {
             Foreign::words(metal, suite.name)
         } else {

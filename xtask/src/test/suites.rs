@@ -23,8 +23,8 @@ pub(super) struct Suite {
     pub(super) natively: bool,
     /// The processors that it runs on.
     pub(super) processors: Processors,
-    /// How many of its tests run at the same time: two if none of them looks at what the others leave on the metal, or has it to itself then. One guest seldom
-    /// keeps both processors of the metal busy.
+    /// How many of its tests run at the same time: two if none of them looks at what the others leave on the metal, or has it to itself then.
+    /// One guest seldom keeps both processors of the metal busy.
     pub(super) at_once: u8,
 }
 
@@ -57,6 +57,8 @@ pub(super) const FOREIGN: &str = "monitor-library";
 
 /// The public projects, of which only some run unless all are wanted.
 pub(super) const PROJECTS: &str = "projects";
+/// Where they are in the program that they share with the daemon's other tests.
+pub(super) const IN_PROJECTS: &str = "projects::";
 /// The test of them that is about no project.
 pub(super) const NAMES_OF_THE_HOST: &str = "names_of_the_host";
 
@@ -173,7 +175,7 @@ pub(super) const SUITES: [Suite; 10] = [
         name: PROJECTS,
         title: "public projects on the metal",
         package: daemon::PACKAGE,
-        executable: Executable::Test("projects"),
+        executable: Executable::Test("e2e"),
         system: System::Daemon,
         link: Link::Dynamic,
         natively: false,

@@ -261,7 +261,7 @@ async fn do_all(acts: Vec<Act>, rules: Rules) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if std::env::var_os("HEARTH_FULL").is_some() { 4096 } else { 128 }))]
+    #![proptest_config(ProptestConfig::with_cases(if hearth_testing::full() { 4096 } else { 128 }))]
     #[test]
     fn whatever_the_host_says_a_microvm_can_be_ended(acts in acts(), strict in any::<bool>()) {
         let rules = if strict { Rules::AWS_STRICT } else { Rules::default() };

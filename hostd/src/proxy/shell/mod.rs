@@ -235,6 +235,25 @@ fn stream(events: Events) -> impl Stream<Item = Result<Event, AgentError>> {
     futures_util::stream::unfold(events, async |mut events| Some((events.next().await, events)))
 }
 
+/// Ends a session whose program has ended, or could not be executed: then `shown` tells the client why, where it gets an exit status. A
+/// close frame has no room for it.
+async fn conclude(
+    sink: &mut Sink,
+    program: Result<u32, AgentError>,
+    extended: bool,
+    shown: impl FnOnce(&AgentError) -> Message,
+) -> Result<Ended, Disconnected> {
+    let error = match program {
+        Ok(code) => return end(sink, code, extended).await,
+        Err(error) => error,
+    };
+    let Some(code) = status_of(&error).filter(|_| extended) else {
+        return Ok(Ended::failed(&error.to_string()));
+    };
+    send_message(sink, shown(&error)).await?;
+    end(sink, code, extended).await
+}
+
 /// Sends the exit status, where the client has requested it.
 async fn end(sink: &mut Sink, code: u32, extended: bool) -> Result<Ended, Disconnected> {
     if extended {

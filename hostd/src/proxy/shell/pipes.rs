@@ -28,9 +28,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::protocol::Message;
 
 use super::message::{ClientMessage, Text, read};
-use super::{
-    Disconnected, Ended, Frames, Session, Sink, Times, Traffic, end, send_message, status_of, stream,
-};
+use super::{Disconnected, Ended, Frames, Session, Sink, Times, Traffic, conclude, send_message, stream};
 use crate::platform::{Guest, Streams};
 
 /// Bytes of input that are kept for a program.
@@ -88,17 +86,7 @@ pub(super) async fn run(
         },
         ended = output.forward(traffic, events, times) => ended?,
     };
-    match ended {
-        Ok(code) => end(sink, code, true).await,
-        Err(error) => match status_of(&error) {
-            // A close frame has no room for why.
-            Some(code) => {
-                send_message(sink, frame(STDERR, format!("{error}\n").as_bytes())).await?;
-                end(sink, code, true).await
-            }
-            None => Ok(Ended::failed(&error.to_string())),
-        },
-    }
+    conclude(sink, ended, true, |error| frame(STDERR, format!("{error}\n").as_bytes())).await
 }
 
 /// The command, and the window of its output; none if the client sends something else.

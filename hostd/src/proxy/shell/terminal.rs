@@ -22,7 +22,7 @@ use tokio_tungstenite::tungstenite::protocol::Message;
 
 use super::message::{ClientMessage, Text, read};
 use super::{
-    Disconnected, Ended, FIRST, Frames, Session, Sink, Times, Traffic, end, send_message, status_of, stream,
+    Disconnected, Ended, FIRST, Frames, Session, Sink, Times, Traffic, conclude, send_message, stream,
 };
 use crate::platform::{Guest, Streams};
 
@@ -70,17 +70,7 @@ pub(super) async fn run(
         Err(gone) = input => return Err(gone),
         ended = forward_output(sink, traffic, events, times) => ended?,
     };
-    match ended {
-        Ok(code) => end(sink, code, extended).await,
-        Err(error) => match status_of(&error).filter(|_| extended) {
-            // A close frame has no room for why.
-            Some(code) => {
-                send_message(sink, Message::binary(format!("{error}\r\n"))).await?;
-                end(sink, code, extended).await
-            }
-            None => Ok(Ended::failed(&error.to_string())),
-        },
-    }
+    conclude(sink, ended, extended, |error| Message::binary(format!("{error}\r\n"))).await
 }
 
 /// Forwards the terminal's output to the client. Returns the exit status of the command, or the error that prevented

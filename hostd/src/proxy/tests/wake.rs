@@ -200,7 +200,7 @@ async fn the_next_stream_of_a_connection_whose_stream_a_suspend_has_ended_wakes_
 async fn requests_are_not_lost_while_a_microvm_is_suspended_and_resumed() {
     const CLIENTS: usize = 20;
     // 10,000 requests in all, or a fifth of them in the short test run.
-    let each = if std::env::var_os("HEARTH_FULL").is_some() { 500 } else { 100 };
+    let each = if hearth_testing::full() { 500 } else { 100 };
     let host = Arc::new(Host::new().await);
     let clients: Vec<_> = (0..CLIENTS)
         .map(|number| {

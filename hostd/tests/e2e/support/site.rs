@@ -72,11 +72,6 @@ impl Site {
     }
 }
 
-/// Whether the long tests run, too.
-pub(crate) fn full() -> bool {
-    env::var_os("HEARTH_FULL").is_some()
-}
-
 /// A folder as a zip.
 pub(crate) fn pack(context: &Path) -> Vec<u8> {
     let mut zip = tempfile::NamedTempFile::new().unwrap();

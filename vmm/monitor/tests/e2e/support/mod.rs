@@ -56,7 +56,7 @@ impl Metal {
 
 /// Returns how often to repeat a test that depends on chance.
 pub(crate) fn rounds(usual: u32, full: u32) -> u32 {
-    if std::env::var_os("HEARTH_FULL").is_some() { full } else { usual }
+    if hearth_testing::full() { full } else { usual }
 }
 
 /// Polls until `done` returns true. The polling itself lets the guest make progress.

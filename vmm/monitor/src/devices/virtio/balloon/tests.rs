@@ -198,7 +198,7 @@ fn features_follow_the_configuration() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if std::env::var_os("HEARTH_FULL").is_some() { 512 } else { 32 }))]
+    #![proptest_config(ProptestConfig::with_cases(if hearth_testing::full() { 512 } else { 32 }))]
 
     /// Exactly the pages that requests name lose their contents.
     #[test]

@@ -211,7 +211,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if std::env::var_os("HEARTH_FULL").is_some() { 4096 } else { 256 }))]
+    #![proptest_config(ProptestConfig::with_cases(if hearth_testing::full() { 4096 } else { 256 }))]
 
     /// Nothing that a guest writes into registers and rings causes a panic, and the device is active exactly while the
     /// status register reports it.

@@ -13,7 +13,7 @@ use crate::devices::virtio::VirtioDevice as _;
 use crate::devices::virtio::testing::Buffer;
 
 fn cases(full: u32, quick: u32) -> ProptestConfig {
-    ProptestConfig::with_cases(if std::env::var_os("HEARTH_FULL").is_some() { full } else { quick })
+    ProptestConfig::with_cases(if hearth_testing::full() { full } else { quick })
 }
 
 // === Death of the monitor: the whole device, on real files ===

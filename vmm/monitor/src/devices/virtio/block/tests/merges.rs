@@ -150,7 +150,7 @@ fn make_layer(base: &File, layers: &[File], steps: &[Step], byte: &mut u8, model
 }
 
 fn cases() -> ProptestConfig {
-    ProptestConfig::with_cases(if std::env::var_os("HEARTH_FULL").is_some() { 256 } else { 24 })
+    ProptestConfig::with_cases(if hearth_testing::full() { 256 } else { 24 })
 }
 
 proptest! {

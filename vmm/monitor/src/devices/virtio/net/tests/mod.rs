@@ -407,7 +407,7 @@ fn addresses_and_mtus_that_make_no_sense_are_refused_by_name() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if std::env::var_os("HEARTH_FULL").is_some() { 1024 } else { 64 }))]
+    #![proptest_config(ProptestConfig::with_cases(if hearth_testing::full() { 1024 } else { 64 }))]
 
     /// Packets of any lengths are received into buffers of any lengths: each arrives whole and in order, or, where
     /// the guest had too little room, not at all.

@@ -201,7 +201,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if std::env::var_os("HEARTH_FULL").is_some() { 2048 } else { 64 }))]
+    #![proptest_config(ProptestConfig::with_cases(if hearth_testing::full() { 2048 } else { 64 }))]
 
     #[test]
     fn bytes_arrive_in_order_and_none_is_lost(

@@ -233,7 +233,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if std::env::var_os("HEARTH_FULL").is_some() { 4096 } else { 128 }))]
+    #![proptest_config(ProptestConfig::with_cases(if hearth_testing::full() { 4096 } else { 128 }))]
 
     #[test]
     fn no_sequence_of_packets_breaks_the_device_or_loses_a_slot(

@@ -3,19 +3,11 @@
 //!
 //! Each project of `tests/projects/` is uploaded, built, launched, asked at its endpoint, suspended, asked again, which resumes it, and
 //! terminated. `cargo xtask test` makes the images that the Dockerfiles begin with and chooses the projects; a registry serves these images
-//! under their public names, and the daemon's configuration has it as a mirror of Docker Hub.
+//! under their public names, and the daemon's configuration has it as a mirror of Docker Hub. They are a suite of their own on the metal.
 //!
-//! * `registry` – that registry, on a network of its own
-//!
-//! The variables are those of the end-to-end tests of the daemon (`tests/e2e/main.rs`), whose support these tests use.
-
-#![forbid(unsafe_code)]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//! * [`registry`] – that registry, on a network of its own
 
 mod registry;
-#[allow(dead_code)] // the other tests use the rest
-#[path = "../e2e/support/mod.rs"]
-mod support;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -28,15 +20,15 @@ use hearth_proto::microvms::v1::{
 };
 use serde::Deserialize;
 
-use crate::registry::Registry;
 use crate::support::Daemon;
 use crate::support::api::request;
 use crate::support::endpoint::Endpoint;
 use crate::support::site::{Site, pack};
 use crate::support::until_within;
+use registry::Registry;
 
 /// What is expected of each project.
-const PROJECTS: &str = include_str!("../../../tests/projects/projects.json");
+const PROJECTS: &str = include_str!("../../../../tests/projects/projects.json");
 /// Deadline of a project's test, on the emulated metal.
 const LIMIT: Duration = Duration::from_secs(480);
 
